@@ -1,0 +1,1 @@
+"""Backends: each compiles the same kernels for one kind of device."""

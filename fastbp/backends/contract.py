@@ -1,0 +1,184 @@
+"""What every backend provides: the kernels, their arguments, and who overwrites what.
+
+A plan names kernels of this table; a backend has a function of the same name for each, whose
+arguments are the tensors and then the sizes listed here, in this order: outputs first, sizes last.
+A kernel works on the rows ``first <= row < last`` of its first tensor (those that run once a batch ignore them).
+
+Every element that a kernel writes is one chain of fused multiply-adds in ascending order of the
+summed index, so it does not depend on how the rows are divided.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+__all__ = ["KERNELS", "Batch", "KernelContract", "Scalar", "Status"]
+
+
+class Batch(IntEnum):
+    """Places in the integer tensor ``batch``."""
+
+    POSITION = 0  # of the batch's first row within the epoch
+    ROWS = 1  # rows of this batch
+    DATA_ROWS = 2  # rows of the data set
+    SHUFFLE = 3  # 1: the epoch visits the rows in the order of fastbp.shuffle
+    BITS = 4  # of the shuffle's domain
+    COUNT = 5
+
+
+class Scalar(IntEnum):
+    """Places in the float64 tensor ``scalars``."""
+
+    GRADIENT_SCALE = 0  # one over the sum of the batch's sample weights
+    CLIP_SCALE = 1  # min(1, clip_norm / norm), or 1
+    LEARNING_RATE = 2  # of this step
+    STEP = 3  # of the whole run, counted from 1
+    LOSS = 4  # objective of the last batch, penalties included
+    NORM = 5  # gradient norm of the last batch, before clipping
+    LOSS_SUM = 6  # of the objectives of the epoch's batches
+    NORM_SUM = 7  # of their gradient norms
+    WEIGHTED_LOSS_SUM = 8  # of weight times loss over all rows of the epoch
+    WEIGHT_SUM = 9  # of the weights of all rows of the epoch
+    COUNT = 10
+
+
+class Status(IntEnum):
+    """What a run of batches ended with."""
+
+    DONE = 0
+    LOSS_NOT_FINITE = 1
+    GRADIENT_NOT_FINITE = 2
+
+
+@dataclass(frozen=True)
+class KernelContract:
+    """The arguments of one kernel.
+
+    Attributes
+    ----------
+    tensors, sizes : tuple of str
+        Argument names in order. A law's settings are the last tensor.
+    writes : tuple of str
+        Tensors that it overwrites; all others are only read.
+    updates : tuple of str
+        Tensors that it reads and then overwrites in place.
+    law : str
+        The family whose law it compiles in, or "".
+    product : bool
+        Whether it calls the matrix product of its backend.
+    """
+
+    tensors: tuple[str, ...]
+    sizes: tuple[str, ...]
+    writes: tuple[str, ...]
+    updates: tuple[str, ...] = ()
+    law: str = ""
+    product: bool = False
+
+
+KERNELS: dict[str, KernelContract] = {
+    # Propagation pass: rows of the batch.
+    "gather_inputs": KernelContract(
+        ("inputs", "row_index", "data_inputs", "keys", "batch"),
+        ("features",),
+        writes=("inputs", "row_index"),
+    ),
+    "dense_forward": KernelContract(
+        ("output", "inputs", "weight", "bias", "settings"),
+        ("features", "units"),
+        writes=("output",),
+        law="activation",
+        product=True,
+    ),
+    "dense_forward_with_derivative": KernelContract(
+        ("output", "derivative", "inputs", "weight", "bias", "settings"),
+        ("features", "units"),
+        writes=("output", "derivative"),
+        law="activation",
+        product=True,
+    ),
+    "elementwise_loss": KernelContract(
+        ("row_loss", "row_weight", "delta", "output", "data_targets", "data_weights", "row_index",
+         "settings"),
+        ("outputs",),
+        writes=("row_loss", "row_weight"),
+        updates=("delta",),
+        law="loss",
+    ),
+    "cross_entropy_loss": KernelContract(
+        ("row_loss", "row_weight", "delta", "output", "data_targets", "data_weights", "row_index"),
+        ("outputs",),
+        writes=("row_loss", "row_weight"),
+        updates=("delta",),
+    ),
+    "multiply_cotangent": KernelContract(
+        ("delta", "data_cotangent", "row_index"),
+        ("outputs",),
+        writes=(),
+        updates=("delta",),
+    ),
+    "dense_backward_data": KernelContract(
+        ("input_delta", "delta", "transposed_weight"),
+        ("features", "units"),
+        writes=(),
+        updates=("input_delta",),
+        product=True,
+    ),
+    "dense_input_gradient": KernelContract(
+        ("input_gradient", "delta", "transposed_weight"),
+        ("features", "units"),
+        writes=("input_gradient",),
+        product=True,
+    ),
+    "store_rows": KernelContract(
+        ("data_outputs", "source", "batch"),
+        ("columns",),
+        writes=("data_outputs",),
+    ),
+    # Weight pass: rows of a parameter tensor.
+    "dense_weight_gradient": KernelContract(
+        ("gradient", "inputs", "delta", "scalars", "batch"),
+        ("units",),
+        writes=("gradient",),
+        product=True,
+    ),
+    "dense_bias_gradient": KernelContract(
+        ("gradient", "delta", "scalars", "batch"),
+        ("units",),
+        writes=("gradient",),
+    ),
+    "penalize_gradient": KernelContract(
+        ("gradient", "tile_norm", "tile_penalty", "parameter", "penalties"),
+        ("columns", "is_weight", "tile_rows", "first_tile"),
+        writes=("tile_norm", "tile_penalty"),
+        updates=("gradient",),
+    ),
+    "update_parameters": KernelContract(
+        ("parameter", "transposed", "slots", "gradient", "coefficients", "clip", "scalars"),
+        ("columns", "is_weight"),
+        writes=("transposed",),
+        updates=("parameter", "slots"),
+        law="optimizer",
+    ),
+    # Once a batch; the sums run in ascending order, in float64.
+    "reduce_loss": KernelContract(
+        ("scalars", "row_loss", "row_weight", "batch"),
+        (),
+        writes=(),
+        updates=("scalars",),
+    ),
+    "reduce_tiles": KernelContract(
+        ("scalars", "tile_norm", "tile_penalty"),
+        ("tiles",),
+        writes=(),
+        updates=("scalars",),
+    ),
+    "begin_step": KernelContract(
+        ("coefficients", "carry", "scalars", "settings"),
+        (),
+        writes=("coefficients",),
+        updates=("carry",),
+        law="optimizer",
+    ),
+}

@@ -1,0 +1,1 @@
+"""The CPU backend: the only place that imports Numba."""

@@ -1,0 +1,124 @@
+"""Compiling kernels one by one, lazily, behind C addresses, with a cache on disk.
+
+A kernel is made by a factory that closes over its law, its number type and `SOURCES`, a digest of
+the whole package. Numba's cache stamps only the file that holds a function; with the digest in the
+closure, an edit anywhere in fastbp misses the cache, as it must.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any
+
+from numba import cfunc, njit, types
+from numba.extending import is_jitted, register_jitable
+
+import fastbp.backends.cpu.elementary  # noqa: F401  (lets Numba compile laws)
+
+__all__ = ["SOURCES", "compile_driver", "compile_kernel", "compile_product", "compiled_count", "number_type"]
+
+logger = logging.getLogger("fastbp")
+
+KERNEL_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
+COMPILED: dict[Hashable, Any] = {}
+
+
+def digest_sources() -> str:
+    """A digest over the sources of the package."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[2]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+SOURCES = digest_sources()
+
+
+def number_type(dtype: str) -> Any:
+    """Numba's type for ``float32`` or ``float64``."""
+    return {"float32": types.float32, "float64": types.float64}[dtype]
+
+
+def compilable(law: Callable[..., Any]) -> Any:
+    """A law in a form that kernels may close over; jitted functions are taken as they are."""
+    return law if is_jitted(law) else register_jitable(law)
+
+
+def compiled_count() -> int:
+    """How many kernels and drivers this process has compiled or read from the cache."""
+    return len(COMPILED)
+
+
+def build(decorator: Callable[..., Any], function: Callable[..., Any], cache: bool) -> Any:
+    """Apply a Numba decorator, with the disk cache where the disk allows it."""
+    if cache:
+        with contextlib.suppress(OSError, RuntimeError, EOFError, ValueError):
+            return decorator(cache=True)(function)
+        logger.debug("the kernel cache is not usable; compiling %s without it", function.__name__)
+    return decorator(cache=False)(function)
+
+
+def compile_kernel(
+    factory: Callable[..., Any], dtype: str, law: Any = None, *counts: int
+) -> int:
+    """The address of the kernel that a factory makes; compiled at most once a process.
+
+    Parameters
+    ----------
+    factory : callable
+        ``factory(real, sources)`` or, with a law, ``factory(real, sources, law, *counts)``.
+    dtype : str
+        ``float32`` or ``float64``.
+    law : callable, optional
+        A plain scalar function, or one that Numba has jitted.
+    *counts : int
+        Lengths of the law's tuples.
+    """
+    key = (factory, dtype, law, counts)
+    if key not in COMPILED:
+        extra = () if law is None else (compilable(law), *counts)
+        function = factory(number_type(dtype), SOURCES, *extra)
+
+        def decorate(cache: bool) -> Any:
+            return cfunc(KERNEL_SIGNATURE, cache=cache, error_model="numpy")
+
+        # The pickle of a jitted law differs in every process, so caching it only fills the disk.
+        COMPILED[key] = build(decorate, function, cache=law is None or not is_jitted(law))
+    return int(COMPILED[key].address)
+
+
+def compile_product(factory: Callable[..., Any], dtype: str) -> int:
+    """The address of the matrix product for a number type."""
+    key = (factory, dtype)
+    if key not in COMPILED:
+        real = number_type(dtype)
+        integer = types.int64
+        numbers = types.CPointer(real)
+        signature = types.void(
+            numbers, numbers, integer, integer, integer, numbers, integer, integer, integer
+        )
+
+        def decorate(cache: bool) -> Any:
+            return cfunc(signature, cache=cache, error_model="numpy")
+
+        COMPILED[key] = build(decorate, factory(real, SOURCES), cache=True)
+    return int(COMPILED[key].address)
+
+
+def compile_driver(factory: Callable[..., Any], parallel: bool) -> Callable[..., Any]:
+    """The driver, serial or parallel; it runs without the GIL."""
+    key = (factory, parallel)
+    if key not in COMPILED:
+
+        def decorate(cache: bool) -> Any:
+            return njit(cache=cache, parallel=parallel, nogil=True, error_model="numpy")
+
+        COMPILED[key] = build(decorate, factory(parallel, SOURCES), cache=True)
+    driver: Callable[..., Any] = COMPILED[key]
+    return driver

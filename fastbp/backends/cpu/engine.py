@@ -1,0 +1,260 @@
+"""A plan bound to the CPU: buffers, compiled kernels, and the step tables that the driver walks."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbp import shuffle
+from fastbp.backends.contract import KERNELS, Batch, Scalar, Status
+from fastbp.backends.cpu import dense, driver, loss, product, rows, update
+from fastbp.backends.cpu.buffers import Buffers
+from fastbp.backends.cpu.compiler import compile_driver, compile_kernel, compile_product
+from fastbp.backends.cpu.tuning import PARALLEL_MULTIPLY_ADDS
+from fastbp.plan import Plan, Step
+
+__all__ = ["FACTORIES", "Engine", "available_threads", "bind_kernel"]
+
+FACTORIES: dict[str, Callable[..., Any]] = {
+    name: getattr(module, name)
+    for module in (dense, loss, rows, update)
+    for name in module.__all__
+}
+
+# The workqueue layer aborts the process when two threads enter parallel regions together.
+PARALLEL_REGION = threading.Lock()
+
+
+def available_threads() -> int:
+    """The most threads that a parallel region can have in this process."""
+    return int(numba.config.NUMBA_NUM_THREADS)
+
+
+def bind_kernel(step: Step, dtype: str) -> int:
+    """The address of a step's kernel, compiled if this process has not done so yet."""
+    factory = FACTORIES[step.kernel]
+    family = KERNELS[step.kernel].law
+    if not family:
+        return compile_kernel(factory, dtype)
+    law = step.law
+    if step.kernel == "begin_step":
+        counts = (len(law.settings), law.coefficient_count, len(law.carry))
+        return compile_kernel(factory, dtype, law.begin, *counts)
+    if step.kernel == "update_parameters":
+        return compile_kernel(factory, dtype, law.update, len(law.slots), law.coefficient_count)
+    return compile_kernel(factory, dtype, law.law, len(law.settings))
+
+
+class Engine:
+    """Runs a plan on the CPU.
+
+    Parameters
+    ----------
+    plan : Plan
+    threads : int
+        The most threads to use. A plan runs serially when it has less work than
+        `PARALLEL_MULTIPLY_ADDS` a batch, or when `threads` is 1; the results are the same.
+    parallel : bool, optional
+        Overrides that rule.
+    shared : mapping of str to Engine
+        Slabs that lie in another engine's buffers.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        threads: int,
+        *,
+        parallel: bool | None = None,
+        shared: Mapping[str, Engine] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.threads = threads
+        self.parallel = (
+            threads > 1 and plan.multiply_adds >= PARALLEL_MULTIPLY_ADDS
+            if parallel is None
+            else parallel
+        )
+        self.buffers = Buffers(
+            plan, {name: engine.buffers for name, engine in (shared or {}).items()}
+        )
+        self.batch = self.buffers.vector("batch")
+        self.scalars = self.buffers.vector("scalars")
+        self.learning_rates = np.zeros(1)
+        self.bound: dict[str, NDArray[Any]] = {}
+        self.data_positions: dict[str, list[int]] = {}
+        self.arguments: list[int] = []
+        self.has_transposed = any(slab.name == "transposed" for slab in plan.slabs)
+        self.build_tables()
+        self.fill_slots()
+        self.driver = compile_driver(driver.run_batches, self.parallel)
+
+    # Tables.
+
+    def build_tables(self) -> None:
+        plan = self.plan
+        once = (plan.reduce_loss, plan.begin, plan.reduce_tiles)
+        steps = [*plan.propagation, *once, *plan.weight_steps]
+        starts = [self.add_arguments(step) if step else 0 for step in steps]
+        self.argument_table = np.array(self.arguments, dtype=np.int64)
+        base = self.argument_table.ctypes.data
+        table = np.zeros((len(steps), 2), dtype=np.int64)
+        for i, (step, start) in enumerate(zip(steps, starts, strict=True)):
+            if step:
+                table[i] = bind_kernel(step, plan.dtype), base + 8 * start
+        first, second = len(plan.propagation), len(plan.propagation) + len(once)
+        self.propagation = table[:first].copy()
+        self.once = table[first:second].copy()
+        self.weight_steps = table[second:].copy()
+        tiles = [
+            (t.gradient_begin, t.gradient_end, t.update_end, t.first_row, t.last_row)
+            for t in plan.tiles
+        ]
+        self.tiles = np.array(tiles, dtype=np.int64).reshape(len(tiles), 5)
+
+    def add_arguments(self, step: Step) -> int:
+        """Append a step's row of arguments; return where it starts."""
+        start = len(self.arguments)
+        for name in step.tensors:
+            tensor = self.buffers.tensors[name]
+            if tensor.slab == "data":
+                self.data_positions.setdefault(name, []).append(len(self.arguments))
+                self.arguments += [0, 0, 0]
+            else:
+                address = self.buffers.padded(name).ctypes.data
+                self.arguments += [address, tensor.rows, tensor.leading_dimension]
+        self.arguments += step.sizes
+        if KERNELS[step.kernel].product:
+            self.arguments.append(compile_product(product.multiply_tile, self.plan.dtype))
+        return start
+
+    def bind(self, name: str, array: NDArray[Any] | None) -> None:
+        """Point a data tensor at a C-contiguous array, or at nothing."""
+        if name not in self.data_positions:
+            return
+        entry = [0, 0, 0]
+        if array is not None:
+            columns = array.shape[1] if array.ndim == 2 else 1
+            entry = [array.ctypes.data, array.shape[0], columns]
+            self.bound[name] = array  # keeps the memory alive
+        for position in self.data_positions[name]:
+            self.argument_table[position : position + 3] = entry
+
+    # Parameters.
+
+    def fill_slots(self) -> None:
+        """Give the optimizer's slots their initial values."""
+        optimizer = self.plan.begin.law if self.plan.begin else None
+        if optimizer is None:
+            return
+        for name, _ in self.plan.network.parameters():
+            slots = self.buffers.matrix(f"{name}.slots")
+            height = self.buffers.tensors[name].rows
+            for i, slot in enumerate(optimizer.slots):
+                slots[i * height : (i + 1) * height] = optimizer.initial_slot(slot)
+
+    def load_parameters(self, flat: NDArray[Any]) -> None:
+        """Copy a flat parameter vector into the padded slab and its transposed copy."""
+        for name, block in self.flat_blocks(flat):
+            self.buffers.matrix(name)[...] = block
+            if self.has_transposed and f"{name}.transposed" in self.buffers.tensors:
+                self.buffers.matrix(f"{name}.transposed")[...] = block.T
+
+    def store_parameters(self, flat: NDArray[Any]) -> None:
+        """Copy the parameters into a flat vector."""
+        for name, block in self.flat_blocks(flat):
+            block[...] = self.buffers.matrix(name)
+
+    def store_gradient(self, flat: NDArray[Any]) -> None:
+        """Copy the gradient into a flat vector."""
+        for name, block in self.flat_blocks(flat):
+            block[...] = self.buffers.matrix(f"{name}.gradient")
+
+    def flat_blocks(self, flat: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Every parameter tensor's name and its matrix inside a flat vector."""
+        start = 0
+        for name, specification in self.plan.network.parameters():
+            block = flat[start : start + specification.size]
+            yield name, block.reshape(specification.matrix_shape)
+            start += specification.size
+
+    # Running.
+
+    def begin_epoch(
+        self,
+        data_rows: int,
+        *,
+        shuffle_seed: int | None = None,
+        epoch: int = 0,
+        learning_rates: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Set what is constant during an epoch and clear its sums.
+
+        Parameters
+        ----------
+        data_rows : int
+        shuffle_seed : int, optional
+            Visit the rows in the order of `fastbp.shuffle` for this seed and `epoch`.
+        learning_rates : array of float64, optional
+            One for each batch of the epoch.
+        """
+        self.batch[Batch.DATA_ROWS] = data_rows
+        self.batch[Batch.SHUFFLE] = int(shuffle_seed is not None)
+        if shuffle_seed is not None:
+            self.batch[Batch.BITS] = shuffle.index_bits(data_rows)
+            self.buffers.vector("keys")[:] = shuffle.round_keys(shuffle_seed, epoch)
+        if learning_rates is not None:
+            self.learning_rates = learning_rates
+        sums = [
+            Scalar.LOSS_SUM,
+            Scalar.NORM_SUM,
+            Scalar.WEIGHTED_LOSS_SUM,
+            Scalar.WEIGHT_SUM,
+        ]
+        self.scalars[sums] = 0.0
+
+    def run(self, first_batch: int, last_batch: int) -> tuple[Status, int]:
+        """Run some batches of the epoch; return how it ended and how many were completed."""
+        plan = self.plan
+        with self.threads_set():
+            status, done = self.driver(
+                self.propagation,
+                self.once,
+                self.weight_steps,
+                self.tiles,
+                self.batch,
+                self.scalars,
+                self.learning_rates,
+                np.inf if plan.clip_norm is None else plan.clip_norm,
+                plan.batch_rows,
+                plan.geometry.row_block,
+                first_batch,
+                last_batch,
+            )
+        return Status(status), done
+
+    def run_all(self, data_rows: int) -> Status:
+        """Run every batch of a data set once, in order."""
+        self.begin_epoch(data_rows)
+        status, _ = self.run(0, -(-data_rows // self.plan.batch_rows))
+        return status
+
+    @contextlib.contextmanager
+    def threads_set(self) -> Iterator[None]:
+        """Numba's thread count set for a parallel driver, and put back."""
+        if not self.parallel:
+            yield
+            return
+        with PARALLEL_REGION:
+            before = numba.get_num_threads()
+            numba.set_num_threads(self.threads)
+            try:
+                yield
+            finally:
+                numba.set_num_threads(before)

@@ -1,0 +1,31 @@
+"""The exceptions that are fastbp's own. Bad arguments raise ValueError or TypeError."""
+
+from __future__ import annotations
+
+__all__ = ["CheckpointError", "DeviceError", "DivergenceError"]
+
+
+class DivergenceError(ArithmeticError):
+    """Training met a value that is not finite.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Epoch (counted from 1) and step of the whole run (counted from 1) that failed.
+    quantity : str
+        What was not finite: ``"loss"`` or ``"gradient"``.
+    """
+
+    def __init__(self, message: str, *, epoch: int, step: int, quantity: str) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.step = step
+        self.quantity = quantity
+
+
+class CheckpointError(ValueError):
+    """A model file is damaged, or is not a fastbp model file."""
+
+
+class DeviceError(RuntimeError):
+    """A device was asked for that this machine, or this installation, does not offer."""

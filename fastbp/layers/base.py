@@ -1,0 +1,93 @@
+"""What a layer is: a frozen specification that answers a handful of questions.
+
+A layer kind is one file in this folder: shapes, parameters with their initial values, and the steps
+that it contributes to a plan. It knows no arrays and no backend.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fastbp.registry import Named
+
+if TYPE_CHECKING:
+    from fastbp.plan.builder import PlanBuilder
+
+__all__ = ["Layer", "ParameterSpec"]
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One parameter tensor of a layer.
+
+    Attributes
+    ----------
+    name : str
+        ``"weight"`` or ``"bias"``; in a network it becomes ``"3.weight"``.
+    shape : tuple of int
+        As users see it: (inputs, units) for a weight, (units,) for a bias.
+    initializer : str
+        Name of the initial values.
+    is_weight : bool
+        Whether penalties and weight decay apply.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    initializer: str
+    is_weight: bool
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """The shape in a slab, where a vector is one row."""
+        return (self.shape[0], self.shape[1]) if len(self.shape) == 2 else (1, self.shape[0])
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        rows, columns = self.matrix_shape
+        return rows * columns
+
+
+class Layer(Named, ABC):
+    """A frozen dataclass below this class, in a file of its own, is a kind of layer."""
+
+    family: ClassVar[str] = "layer"
+
+    @abstractmethod
+    def output_size(self, inputs: int) -> int:
+        """How many outputs a row has, for so many inputs."""
+
+    @abstractmethod
+    def parameters(self, inputs: int) -> tuple[ParameterSpec, ...]:
+        """The parameter tensors, in the order in which they lie in `Model.parameters`."""
+
+    @abstractmethod
+    def add_forward(self, builder: PlanBuilder, index: int, *, derivative: bool) -> None:
+        """Add the tensors and steps that compute the outputs of layer `index`.
+
+        With `derivative`, the derivative of the outputs by what the backward steps see is left in
+        the layer's delta tensor.
+        """
+
+    @abstractmethod
+    def add_backward(self, builder: PlanBuilder, index: int, *, inputs_too: bool) -> None:
+        """Add the steps that carry the layer's delta to the layer before, or to the inputs."""
+
+    @abstractmethod
+    def add_gradients(self, builder: PlanBuilder, index: int) -> None:
+        """Add the steps that compute the gradients of the layer's parameters."""
+
+    @abstractmethod
+    def label(self) -> str:
+        """A few words for tables."""
+
+    def describe(self) -> dict[str, Any]:
+        """Name and settings as plain data; members of other families are described in turn."""
+        described = super().describe()
+        return {
+            key: value.describe() if isinstance(value, Named) else value
+            for key, value in described.items()
+        }

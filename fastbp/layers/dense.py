@@ -1,0 +1,113 @@
+"""The dense (fully connected) layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fastbp.activations import Activation
+from fastbp.initializers import resolve_initializer
+from fastbp.layers.base import Layer, ParameterSpec
+from fastbp.registry import positive_integer
+
+if TYPE_CHECKING:
+    from fastbp.plan.builder import PlanBuilder
+
+__all__ = ["Dense"]
+
+
+@dataclass(frozen=True, init=False)
+class Dense(Layer):
+    """Outputs = activation(inputs @ weight + bias).
+
+    Parameters
+    ----------
+    units : int
+        Outputs a row, at least 1.
+    activation : str or Activation
+        By name or as an object with settings (``fb.LeakyRelu(0.2)``).
+    initializer : str, optional
+        Initial values of the weight (inputs, units); by default those that suit the activation.
+        Biases start at zero.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For units that are not an integer above 0 and for unknown names.
+    """
+
+    units: int
+    activation: Activation
+    initializer: str
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | Activation = "identity",
+        initializer: str | None = None,
+    ) -> None:
+        resolved = Activation.resolve(activation, "activation")
+        object.__setattr__(self, "units", positive_integer("units", units))
+        object.__setattr__(self, "activation", resolved)
+        name = resolved.initializer if initializer is None else initializer
+        object.__setattr__(self, "initializer", resolve_initializer(name))
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Dense:
+        """The inverse of `describe`."""
+        settings = {key: value for key, value in description.items() if key != "name"}
+        settings["activation"] = Activation.from_description(settings["activation"])
+        return cls(**settings)
+
+    def output_size(self, inputs: int) -> int:
+        return self.units
+
+    def parameters(self, inputs: int) -> tuple[ParameterSpec, ...]:
+        return (
+            ParameterSpec("weight", (inputs, self.units), self.initializer, is_weight=True),
+            ParameterSpec("bias", (self.units,), "zeros", is_weight=False),
+        )
+
+    def label(self) -> str:
+        return f"Dense({self.units}, {self.activation.name})"
+
+    def add_forward(self, builder: PlanBuilder, index: int, *, derivative: bool) -> None:
+        inputs, units = builder.sizes(index)
+        output = builder.add_rows(f"{index}.output", "activations", units)
+        tensors = [builder.input_name(index), f"{index}.weight", f"{index}.bias"]
+        kernel = "dense_forward"
+        outputs = [output]
+        if derivative:
+            kernel = "dense_forward_with_derivative"
+            outputs.append(builder.add_rows(f"{index}.delta", "deltas", units))
+        builder.add_step(kernel, [*outputs, *tensors], [inputs, units], law=self.activation)
+
+    def add_backward(self, builder: PlanBuilder, index: int, *, inputs_too: bool) -> None:
+        inputs, units = builder.sizes(index)
+        if index == 0 and not inputs_too:
+            return
+        transposed = builder.transpose(f"{index}.weight")
+        tensors = [f"{index}.delta", transposed]
+        if index == 0:
+            gradient = builder.add_rows("inputs.gradient", "deltas", inputs)
+            builder.add_step("dense_input_gradient", [gradient, *tensors], [inputs, units])
+        else:
+            # The delta of the layer before holds its derivative until this step multiplies into it.
+            builder.add_step(
+                "dense_backward_data", [f"{index - 1}.delta", *tensors], [inputs, units]
+            )
+
+    def add_gradients(self, builder: PlanBuilder, index: int) -> None:
+        inputs, units = builder.sizes(index)
+        builder.add_gradient_step(
+            "dense_weight_gradient",
+            f"{index}.weight",
+            [builder.input_name(index), f"{index}.delta", "scalars", "batch"],
+            [units],
+        )
+        builder.add_gradient_step(
+            "dense_bias_gradient",
+            f"{index}.bias",
+            [f"{index}.delta", "scalars", "batch"],
+            [units],
+        )

@@ -1,0 +1,184 @@
+"""Losses: the settings that users see and, beside them, the law that is compiled.
+
+An element-wise loss has ``law(output, target, settings) -> (loss, derivative)``, the derivative by
+the output. The loss of a row is the mean over its outputs; the loss of a batch is
+``sum_i w_i loss_i / sum_i w_i``. Cross-entropy couples the outputs of a row, so its mathematics is a
+kernel of each backend and its entry here says only what it takes.
+
+A new element-wise loss is one class here (or in user code).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fastbp.elementary import constant, exp, log1p, sigmoid, tanh
+from fastbp.registry import Named, finite
+
+__all__ = ["Loss"]
+
+
+class Loss(Named):
+    """What training makes small, by name or as an object with settings.
+
+    Attributes
+    ----------
+    law : callable or None
+        ``law(output, target, settings) -> (loss, derivative)`` on scalars; None for a loss that
+        couples the outputs of a row.
+    targets : str
+        What y may hold: ``"real"``, ``"count"`` (not negative), ``"probability"`` (in [0, 1]),
+        ``"sign"`` (-1 or 1) or ``"class"`` (integers from 0, one a row).
+    """
+
+    targets: ClassVar[str] = "real"
+    law: ClassVar[Callable[..., Any] | None] = None
+
+
+@dataclass(frozen=True)
+class Mse(Loss):
+    """Squared error, (o - y)**2."""
+
+    @staticmethod
+    def law(output, target, settings):
+        residual = output - target
+        return residual * residual, residual + residual
+
+
+@dataclass(frozen=True)
+class Mae(Loss):
+    """Absolute error, abs(o - y); the derivative at o = y is 0."""
+
+    @staticmethod
+    def law(output, target, settings):
+        zero = constant(0.0, output)
+        one = constant(1.0, output)
+        residual = output - target
+        if residual > zero:
+            return residual, one
+        if residual < zero:
+            return -residual, -one
+        return residual, residual  # zero, or a NaN that must stay visible
+
+
+@dataclass(frozen=True)
+class Huber(Loss):
+    """r**2 / 2 for abs(r) <= delta, delta * (abs(r) - delta / 2) beyond; r = o - y.
+
+    Source: Huber, Robust estimation of a location parameter, 1964.
+    """
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        finite("delta", self.delta, 0.0, open_low=True)
+
+    @staticmethod
+    def law(output, target, settings):
+        (delta,) = settings
+        half = constant(0.5, output)
+        residual = output - target
+        if residual > delta:
+            return delta * (residual - half * delta), delta
+        if residual < -delta:
+            return delta * (-residual - half * delta), -delta
+        return half * residual * residual, residual
+
+
+@dataclass(frozen=True)
+class LogCosh(Loss):
+    """log(cosh(o - y)), computed as abs(r) + log(1 + exp(-2 abs(r))) - log(2)."""
+
+    @staticmethod
+    def law(output, target, settings):
+        zero = constant(0.0, output)
+        residual = output - target
+        magnitude = -residual if residual < zero else residual
+        fall = log1p(exp(-(magnitude + magnitude)))
+        return magnitude + (fall - constant(0.69314718055994530942, output)), tanh(residual)
+
+
+@dataclass(frozen=True)
+class Quantile(Loss):
+    """max(q * (y - o), (q - 1) * (y - o)): the minimum is the q-quantile of y given x.
+
+    Source: Koenker and Bassett, Regression quantiles, 1978. At o = y the derivative is the mean of
+    its two sides.
+    """
+
+    quantile: float = 0.5
+
+    def __post_init__(self) -> None:
+        finite("quantile", self.quantile, 0.0, 1.0, open_low=True, open_high=True)
+
+    @staticmethod
+    def law(output, target, settings):
+        (quantile,) = settings
+        zero = constant(0.0, output)
+        one = constant(1.0, output)
+        residual = target - output
+        if residual > zero:
+            return quantile * residual, -quantile
+        if residual < zero:
+            return (quantile - one) * residual, one - quantile
+        return residual, residual + (constant(0.5, output) - quantile)
+
+
+@dataclass(frozen=True)
+class Poisson(Loss):
+    """exp(o) - y * o: the negative log-likelihood of a Poisson count, up to a term in y alone.
+
+    The network's output is the logarithm of the rate.
+    """
+
+    targets: ClassVar[str] = "count"
+
+    @staticmethod
+    def law(output, target, settings):
+        rate = exp(output)
+        return rate - target * output, rate - target
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Loss):
+    """-y log(sigmoid(o)) - (1 - y) log(1 - sigmoid(o)), from the logit o, y in [0, 1]."""
+
+    targets: ClassVar[str] = "probability"
+
+    @staticmethod
+    def law(output, target, settings):
+        zero = constant(0.0, output)
+        magnitude = -output if output < zero else output
+        positive = zero if output < zero else output
+        return (
+            positive - output * target + log1p(exp(-magnitude)),
+            sigmoid(output) - target,
+        )
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """-log(softmax(o)[y]), from logits o and the integer label y of the row."""
+
+    targets: ClassVar[str] = "class"
+
+
+@dataclass(frozen=True)
+class Hinge(Loss):
+    """max(0, 1 - y * o), y = -1 or 1; the derivative at the kink is 0.
+
+    Source: Cortes and Vapnik, Support-vector networks, 1995.
+    """
+
+    targets: ClassVar[str] = "sign"
+
+    @staticmethod
+    def law(output, target, settings):
+        zero = constant(0.0, output)
+        margin = constant(1.0, output) - target * output
+        return (zero if margin <= zero else margin), (zero if margin <= zero else -target)
+
+
+__all__ += [member.__name__ for member in Loss.registry.values()]

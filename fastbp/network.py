@@ -1,0 +1,131 @@
+"""The specification of a network: frozen, without arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastbp.activations import Activation
+from fastbp.layers import Dense, Layer, ParameterSpec
+from fastbp.registry import positive_integer
+
+__all__ = ["Network", "mlp"]
+
+
+@dataclass(frozen=True, init=False)
+class Network:
+    """A feed-forward network: a number of inputs and a sequence of layers.
+
+    Parameters
+    ----------
+    inputs : int
+        Features a row, at least 1.
+    layers : sequence of Layer
+        At least one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For inputs that are not an integer above 0, for no layers, for anything that is no layer.
+    """
+
+    inputs: int
+    layers: tuple[Layer, ...]
+
+    def __init__(self, inputs: int, layers: Sequence[Layer]) -> None:
+        object.__setattr__(self, "inputs", positive_integer("inputs", inputs))
+        if isinstance(layers, Layer):
+            raise TypeError("layers: expected a sequence of layers; got one layer, not in a list")
+        try:
+            members = tuple(layers)
+        except TypeError:
+            kind = type(layers).__name__
+            raise TypeError(f"layers: expected a sequence of layers; got {kind}") from None
+        if not members:
+            raise ValueError("layers: expected at least one layer; got none")
+        for i, layer in enumerate(members):
+            if not isinstance(layer, Layer):
+                raise TypeError(
+                    f"layers[{i}]: expected a fastbp layer such as Dense; got {type(layer).__name__}"
+                )
+        object.__setattr__(self, "layers", members)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Values a row has before the first layer and after each layer."""
+        sizes = [self.inputs]
+        for layer in self.layers:
+            sizes.append(layer.output_size(sizes[-1]))
+        return tuple(sizes)
+
+    @property
+    def outputs(self) -> int:
+        """Outputs a row."""
+        return self.sizes[-1]
+
+    def parameters(self) -> Iterator[tuple[str, ParameterSpec]]:
+        """Every parameter tensor as (``"0.weight"``, specification), in storage order."""
+        for i, (layer, inputs) in enumerate(zip(self.layers, self.sizes, strict=False)):
+            for specification in layer.parameters(inputs):
+                yield f"{i}.{specification.name}", specification
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers training changes."""
+        return sum(specification.size for _, specification in self.parameters())
+
+    def __str__(self) -> str:
+        return f"{self.inputs} -> " + " -> ".join(layer.label() for layer in self.layers)
+
+    def describe(self) -> dict[str, Any]:
+        """The network as plain data, for files."""
+        return {"inputs": self.inputs, "layers": [layer.describe() for layer in self.layers]}
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Network:
+        """The inverse of `describe`."""
+        layers = []
+        for layer in description["layers"]:
+            kind = Layer.registry.get(layer["name"])
+            if kind is None:
+                raise ValueError(f"layer: {layer['name']!r} is not registered")
+            layers.append(kind.from_description(layer))
+        return cls(description["inputs"], layers)
+
+
+def mlp(
+    inputs: int,
+    *sizes: int,
+    activation: str | Activation = "relu",
+    output_activation: str | Activation = "identity",
+    initializer: str | None = None,
+) -> Network:
+    """A multilayer perceptron: dense layers, the last one linear.
+
+    ``mlp(8, 64, 64, 1, activation="tanh")`` has 8 inputs, two hidden layers of 64 and one output.
+
+    Parameters
+    ----------
+    inputs : int
+        Features a row.
+    *sizes : int
+        Units of each layer; the last is the number of outputs.
+    activation, output_activation : str or Activation
+        Of the hidden layers and of the last one.
+    initializer : str, optional
+        Initial values of all weights; by default those that suit each activation.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    TypeError, ValueError
+        For sizes that are not integers above 0, for no sizes, for unknown names.
+    """
+    if not sizes:
+        raise ValueError("sizes: expected the units of at least one layer; got none")
+    hidden = [Dense(units, activation, initializer) for units in sizes[:-1]]
+    return Network(inputs, [*hidden, Dense(sizes[-1], output_activation, initializer)])

@@ -1,0 +1,184 @@
+"""A plan: what a network becomes for one batch size, dtype and purpose. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastbp.network import Network
+
+__all__ = ["Geometry", "Plan", "Slab", "Step", "Tensor", "Tile"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The numbers by which a backend shapes a plan.
+
+    Attributes
+    ----------
+    alignment : int
+        Bytes; every tensor and every row of it starts at a multiple.
+    row_block : int
+        Rows of the batch that the propagation pass takes through all layers at a time.
+    tile_elements : int
+        Parameters that the weight pass takes through gradient and update at a time, about.
+    """
+
+    alignment: int
+    row_block: int
+    tile_elements: int
+
+
+@dataclass(frozen=True)
+class Slab:
+    """One allocation: a name, a number kind (``real``, ``int64``, ``float64``) and a length."""
+
+    name: str
+    kind: str
+    elements: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A matrix inside a slab; `data` tensors lie in the user's arrays instead.
+
+    Element (row, column) is number ``offset + row * leading_dimension + column`` of the slab.
+    """
+
+    name: str
+    slab: str
+    rows: int
+    columns: int
+    leading_dimension: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel on some tensors; `law` is the settings object whose law is compiled in."""
+
+    kernel: str
+    tensors: tuple[str, ...]
+    sizes: tuple[int, ...]
+    law: Any = None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows of one parameter tensor, and which of the plan's weight steps run on them.
+
+    Steps ``gradient_begin <= i < gradient_end`` compute the gradient, steps
+    ``gradient_end <= i < update_end`` change the parameters.
+    """
+
+    parameter: str
+    gradient_begin: int
+    gradient_end: int
+    update_end: int
+    first_row: int
+    last_row: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tables of slabs, tensors and steps. Printing a plan explains the whole computation.
+
+    Attributes
+    ----------
+    purpose : str
+        ``predict``, ``evaluate``, ``gradient``, ``input_gradient``, ``vjp`` or ``train``.
+    batch_rows : int
+        The most rows that a batch can have.
+    propagation : tuple of Step
+        Run in order on every block of rows.
+    reduce_loss : Step or None
+        Run once a batch, after the propagation pass.
+    begin : Step or None
+        Run once before each update.
+    weight_steps, tiles
+        The weight pass.
+    reduce_tiles : Step or None
+        Run once a batch, when all gradients are known.
+    clip_norm : float or None
+        With it, all gradients are computed before the first update.
+    multiply_adds : int
+        Of a full batch, about; what the choice between serial and parallel goes by.
+    """
+
+    network: Network
+    purpose: str
+    dtype: str
+    batch_rows: int
+    geometry: Geometry
+    slabs: tuple[Slab, ...]
+    tensors: tuple[Tensor, ...]
+    values: dict[str, tuple[float, ...]]
+    propagation: tuple[Step, ...]
+    reduce_loss: Step | None
+    begin: Step | None
+    weight_steps: tuple[Step, ...]
+    tiles: tuple[Tile, ...]
+    reduce_tiles: Step | None
+    clip_norm: float | None
+    multiply_adds: int
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.purpose} plan: {self.network}",
+            f"dtype {self.dtype}, batches of up to {self.batch_rows} rows in blocks of "
+            f"{self.geometry.row_block}, {self.multiply_adds:,} multiply-adds a batch",
+            "",
+            *table(
+                ("tensor", "slab", "shape", "leading dimension", "offset"),
+                (
+                    (t.name, t.slab, f"{t.rows} x {t.columns}", t.leading_dimension, t.offset)
+                    if t.slab != "data"
+                    else (t.name, "the caller's", f"rows x {t.columns}", "", "")
+                    for t in self.tensors
+                ),
+            ),
+            "",
+            "propagation pass, for each block of rows:",
+            *steps_table(self.propagation),
+        ]
+        if self.reduce_loss:
+            once = [step for step in (self.reduce_loss, self.begin) if step]
+            lines += ["", "once a batch:", *steps_table(once)]
+        if self.tiles:
+            how = (
+                "gradient and update in one go"
+                if self.clip_norm is None
+                else "all gradients, then their norm, then all updates"
+            )
+            lines += ["", f"weight pass, for each of {len(self.tiles)} tiles, {how}:"]
+            lines += steps_table(self.weight_steps)
+        if self.reduce_tiles:
+            lines += ["", "once all gradients are known:", *steps_table([self.reduce_tiles])]
+        return "\n".join(lines)
+
+
+def steps_table(steps: Iterable[Step]) -> list[str]:
+    return table(
+        ("kernel", "law", "tensors", "sizes"),
+        (
+            (
+                step.kernel,
+                step.law.name if step.law is not None else "",
+                ", ".join(step.tensors),
+                ", ".join(map(str, step.sizes)),
+            )
+            for step in steps
+        ),
+    )
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Lines of a text table, columns as wide as their widest entry."""
+    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    cells.insert(1, ["-" * width for width in widths])
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]

@@ -1,0 +1,61 @@
+"""``fastbp predict MODEL DATA``: predictions for the rows of a table."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from fastbp.checkpoint import load
+from fastbp.commands.common import Formatter, Report, add_common, output_path
+from fastbp.commands.train import respond
+from fastbp.errors import CheckpointError
+from fastbp.losses import Loss
+from fastbp.metrics import softmax
+from fastbp.tables import read_table, write_csv
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "predict",
+        help="predict with a trained network",
+        description="Predict for the rows of a table, whose columns are found by name. Writes a "
+        "CSV with the predictions in the target's units; for classes, with their probabilities.",
+        formatter_class=Formatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="what fastbp train wrote")
+    parser.add_argument("data", metavar="DATA", help="the table; it may lack the target")
+    parser.add_argument(
+        "--output", metavar="FILE", help="(default: DATA's name with _predictions.csv)"
+    )
+    add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> Report:
+    """Load, read, predict, write."""
+    model = load(options.model)
+    notes = model.metadata
+    if "columns" not in notes:
+        raise CheckpointError(
+            f"{options.model}: expected a model that `fastbp train` wrote; this one names no columns"
+        )
+    table = read_table(options.data)
+    outputs = model.predict(table.numbers(notes["columns"]))
+    columns: dict[str, list[Any]] = {}
+    if notes["classes"] is None:
+        values = respond(Loss.resolve(notes["loss"]), outputs[:, 0])
+        columns[notes["target"]] = values.astype(np.float64).tolist()
+    else:
+        classes = notes["classes"]
+        columns[notes["target"]] = [classes[i] for i in outputs.argmax(axis=1)]
+        for name, share in zip(classes, softmax(outputs).T, strict=True):
+            columns[f"probability of {name}"] = share.tolist()
+    path = output_path(options.output, options.data, "_predictions.csv")
+    write_csv(path, columns)
+    text = f"{table.rows:,} predictions of {notes['target']} written to {path}"
+    return Report(text, {"rows": table.rows, "target": notes["target"], "output": str(path)})

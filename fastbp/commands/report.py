@@ -1,0 +1,53 @@
+"""Reports as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastbp.plan.tables import table
+from fastbp.result import TrainResult
+
+__all__ = ["classification_text", "regression_text", "training_text"]
+
+
+def training_text(data: dict[str, Any], result: TrainResult) -> str:
+    """Rows, network, device, epochs, time, files."""
+    rows = data["rows"]
+    threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
+    pairs = [
+        ("data", f"{data['data']}: {rows['train']:,} rows to train on, {rows['test']:,} to test"),
+        ("network", f"{data['network']}, {data['parameters']:,} parameters"),
+        ("device", f"{result.device}, {threads}"),
+        ("epochs", f"{result.epochs} ({result.steps:,} steps). {result.message}"),
+        ("time", f"{result.seconds:.2f} s, {result.samples_per_second:,.0f} samples/s"),
+        ("model", data["output"]),
+    ]
+    if data["picture"]:
+        pairs.append(("learning curve", data["picture"]))
+    return "\n".join(f"{name:>14}  {value}" for name, value in pairs)
+
+
+def regression_text(target: str, test: dict[str, float], trivial: dict[str, float]) -> str:
+    """RMSE, MAE and R2 beside those of the mean."""
+    rows = [
+        ("RMSE", f"{test['rmse']:.4f}", f"{trivial['rmse']:.4f}"),
+        ("MAE", f"{test['mae']:.4f}", f"{trivial['mae']:.4f}"),
+        ("R2", f"{test['r2']:.4f}", f"{trivial['r2']:.4f}"),
+    ]
+    return "\n".join(table((f"test, {target}", "network", "mean"), rows))
+
+
+def classification_text(target: str, test: dict[str, Any], trivial: dict[str, float]) -> str:
+    """Accuracy, recall of each class, and the confusion matrix."""
+    classes = [str(name) for name in test["classes"]]
+    lines = [
+        f"test accuracy of {target}: {test['accuracy']:.4f} "
+        f"(always the most common class: {trivial['accuracy']:.4f})",
+        "",
+    ]
+    header = ("true class", "recall", *(f"as {name}" for name in classes))
+    rows = [
+        (name, f"{recall:.4f}", *counts)
+        for name, recall, counts in zip(classes, test["recall"], test["confusion"], strict=True)
+    ]
+    return "\n".join([*lines, *table(header, rows)])

@@ -1,0 +1,397 @@
+"""Every kernel of the CPU backend against NumPy, at the shapes where kernels go wrong.
+
+Outputs are poisoned with NaN before each call, so is all padding, canaries stand round every
+tensor, and whatever the contract does not name as written must be unchanged to the bit.
+"""
+
+import numpy as np
+import pytest
+import reference
+from kernels import INTEGER_POISON, Absent, Tensor, call, rows_untouched
+from strategies import make_targets
+
+import fastbp as fb
+from fastbp import shuffle
+from fastbp.activations import Activation
+from fastbp.backends.contract import KERNELS, Batch, Scalar
+from fastbp.backends.cpu import dense, loss, rows, update
+from fastbp.backends.cpu.engine import FACTORIES
+from fastbp.losses import Loss
+from fastbp.optimizers import Optimizer
+
+# (rows, features, units): 1, primes, and tile - 1, tile, tile + 1 of the 4 x 64 product tile.
+SHAPES = [
+    (1, 1, 1), (2, 3, 5), (3, 7, 2), (4, 4, 64), (5, 8, 65), (7, 13, 63), (8, 64, 16),
+    (9, 65, 17), (31, 5, 31), (33, 63, 7), (6, 127, 129), (4, 128, 1), (1, 67, 70),
+]
+DTYPES = ["float32", "float64"]
+BOUND = {"float32": 3e-5, "float64": 1e-12}
+
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+dtypes = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def close(found, expected, dtype):
+    scale = max(1.0, np.abs(expected).max(initial=0.0))
+    assert np.all(np.isfinite(found))
+    assert np.max(np.abs(found - expected), initial=0.0) <= BOUND[dtype] * scale
+
+
+def generator(*key):
+    return np.random.default_rng([*key])
+
+
+def vector(values, dtype):
+    values = np.atleast_1d(np.asarray(values, dtype=dtype))
+    return Tensor(1, len(values), dtype, values)
+
+
+def scalars_tensor(**values):
+    tensor = Tensor(1, int(Scalar.COUNT), "float64", np.zeros(int(Scalar.COUNT)))
+    for name, value in values.items():
+        tensor.matrix[0, Scalar[name]] = value
+    return tensor
+
+
+def batch_tensor(**values):
+    tensor = Tensor(1, int(Batch.COUNT), "int64", np.zeros(int(Batch.COUNT)))
+    for name, value in values.items():
+        tensor.matrix[0, Batch[name]] = value
+    return tensor
+
+
+def test_contract_and_backend_name_the_same_kernels():
+    assert set(FACTORIES) == set(KERNELS)
+    for module in (dense, loss, rows, update):
+        for name in module.__all__:
+            assert FACTORIES[name].__name__ == name
+
+
+def test_the_contract_is_consistent():
+    for name, contract in KERNELS.items():
+        named = {*contract.writes, *contract.updates}
+        assert named <= set(contract.tensors), name
+        assert not set(contract.writes) & set(contract.updates), name
+
+
+@dtypes
+@shapes
+@pytest.mark.parametrize("derivative", [False, True])
+def test_dense_forward(shape, dtype, derivative):
+    n, features, units = shape
+    rng = generator(1, *shape)
+    X, W, b = rng.normal(size=(n, features)), rng.normal(size=(features, units)), rng.normal(size=units)
+    first, last = (0, n) if n < 5 else (2, n - 1)
+    tensors = {
+        "output": Tensor(n, units, dtype),
+        "inputs": Tensor(n, features, dtype, X),
+        "weight": Tensor(features, units, dtype, W),
+        "bias": vector(b, dtype),
+        "settings": vector(0.0, dtype),
+    }
+    name = "dense_forward"
+    if derivative:
+        name += "_with_derivative"
+        tensors["derivative"] = Tensor(n, units, dtype)
+    before = call(name, dtype, tensors, (features, units), first, last, law=fb.Tanh())
+    z = (X @ W + b)[first:last]
+    close(tensors["output"].matrix[first:last], np.tanh(z), dtype)
+    assert rows_untouched(tensors["output"], before["output"], first, last)
+    if derivative:
+        close(tensors["derivative"].matrix[first:last], 1 - np.tanh(z) ** 2, dtype)
+        assert rows_untouched(tensors["derivative"], before["derivative"], first, last)
+
+
+@dtypes
+@pytest.mark.parametrize("name", Activation.names())
+def test_every_activation_law_compiled(name, dtype):
+    """Through the forward kernel, on a grid that holds both sides of every kink."""
+    z = np.concatenate([np.linspace(-8, 8, 129), [-30.0, -3.5, 0.25, 6.5, 30.0]])
+    n = len(z)
+    law = Activation.resolve(name)
+    tensors = {
+        "output": Tensor(n, 1, dtype),
+        "derivative": Tensor(n, 1, dtype),
+        "inputs": Tensor(n, 1, dtype, z),
+        "weight": Tensor(1, 1, dtype, [[1.0]]),
+        "bias": vector(0.0, dtype),
+        "settings": vector(law.settings or 0.0, dtype),
+    }
+    call("dense_forward_with_derivative", dtype, tensors, (1, 1), 0, n, law=law)
+    exact = tensors["inputs"].matrix[:, 0].astype(float)
+    close(tensors["output"].matrix[:, 0], reference.ACTIVATIONS[name](exact), dtype)
+    kinks = np.isin(exact, [-3.0, -1.0, 0.0, 1.0, 3.0, 6.0])
+    slopes = reference.derivative(reference.ACTIVATIONS[name], exact)
+    close(tensors["derivative"].matrix[~kinks, 0], slopes[~kinks], dtype)
+
+
+@dtypes
+@shapes
+def test_dense_backward_data(shape, dtype):
+    n, features, units = shape
+    rng = generator(2, *shape)
+    delta, W = rng.normal(size=(n, units)), rng.normal(size=(features, units))
+    slopes = rng.normal(size=(n, features))
+    first, last = (0, n) if n < 5 else (1, n - 2)
+    tensors = {
+        "input_delta": Tensor(n, features, dtype, slopes),
+        "delta": Tensor(n, units, dtype, delta),
+        "transposed_weight": Tensor(units, features, dtype, W.T),
+    }
+    before = call("dense_backward_data", dtype, tensors, (features, units), first, last)
+    expected = slopes * (delta @ W.T)
+    close(tensors["input_delta"].matrix[first:last], expected[first:last], dtype)
+    assert rows_untouched(tensors["input_delta"], before["input_delta"], first, last)
+    tensors["input_gradient"] = Tensor(n, features, dtype)
+    del tensors["input_delta"]
+    before = call("dense_input_gradient", dtype, tensors, (features, units), first, last)
+    close(tensors["input_gradient"].matrix[first:last], (delta @ W.T)[first:last], dtype)
+    assert rows_untouched(tensors["input_gradient"], before["input_gradient"], first, last)
+
+
+@dtypes
+@shapes
+def test_dense_weight_and_bias_gradient(shape, dtype):
+    """The batch may have fewer rows than its buffers; the rows beyond hold NaN."""
+    n, features, units = shape
+    rng = generator(3, *shape)
+    A, D = rng.normal(size=(n, features)), rng.normal(size=(n, units))
+    capacity = n + 3
+    inputs, delta = Tensor(capacity, features, dtype), Tensor(capacity, units, dtype)
+    inputs.matrix[:n], delta.matrix[:n] = A, D
+    common = {
+        "delta": delta,
+        "scalars": scalars_tensor(GRADIENT_SCALE=0.25),
+        "batch": batch_tensor(ROWS=n),
+    }
+    first, last = (0, features) if features < 6 else (4, features - 1)
+    tensors = {"gradient": Tensor(features, units, dtype), "inputs": inputs, **common}
+    before = call("dense_weight_gradient", dtype, tensors, (units,), first, last)
+    close(tensors["gradient"].matrix[first:last], 0.25 * (A.T @ D)[first:last], dtype)
+    assert rows_untouched(tensors["gradient"], before["gradient"], first, last)
+    tensors = {"gradient": Tensor(1, units, dtype), **common}
+    call("dense_bias_gradient", dtype, tensors, (units,), 0, 1)
+    close(tensors["gradient"].matrix[0], 0.25 * D.sum(axis=0), dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("outputs", [1, 2, 3, 7, 10, 17])
+@pytest.mark.parametrize("name", Loss.names())
+def test_every_loss(name, outputs, weighted, dtype):
+    n, data_rows = 9, 13
+    rng = generator(4, outputs)
+    O, slopes = rng.normal(size=(n, outputs)), rng.normal(size=(n, outputs))
+    y = make_targets(name, data_rows, outputs, rng)
+    w = rng.uniform(0.0, 2.0, data_rows)
+    index = rng.permutation(data_rows)[:n]
+    law = Loss.resolve(name)
+    labels = y.ndim == 1
+    tensors = {
+        "row_loss": Tensor(1, n, dtype),
+        "row_weight": Tensor(1, n, dtype),
+        "delta": Tensor(n, outputs, dtype, slopes),
+        "output": Tensor(n, outputs, dtype, O),
+        "data_targets": Tensor(
+            data_rows, 1 if labels else outputs, "int64" if labels else dtype, y, padded=False
+        ),
+        "data_weights": Tensor(data_rows, 1, dtype, w, padded=False) if weighted else Absent(),
+        "row_index": vector(index, "int64"),
+    }
+    kernel = "cross_entropy_loss"
+    if law.law is not None:
+        kernel = "elementwise_loss"
+        tensors["settings"] = vector(law.settings or 0.0, dtype)
+    before = call(kernel, dtype, tensors, (outputs,), 1, 8, law=law)
+    weight = w[index] if weighted else np.ones(n)
+    O = tensors["output"].matrix.astype(float)
+    expected = weight * reference.row_losses(name, O, y[index])
+    slope = weight[:, None] * reference.output_derivative(name, O, y[index])
+    close(tensors["row_loss"].matrix[0, 1:8], expected[1:8], dtype)
+    close(tensors["row_weight"].matrix[0, 1:8], weight[1:8], dtype)
+    close(tensors["delta"].matrix[1:8], (slopes * slope)[1:8], dtype)
+    assert rows_untouched(tensors["delta"], before["delta"], 1, 8)
+    untouched = np.r_[0:1, 8:n]
+    assert np.isnan(tensors["row_loss"].matrix[0, untouched]).all()
+
+
+@dtypes
+@pytest.mark.parametrize("weight", [0.0, 1.5])
+def test_reduce_loss(dtype, weight):
+    losses, weights = np.array([1.0, 2.0, 4.0, np.nan]), np.full(4, weight)
+    tensors = {
+        "scalars": scalars_tensor(WEIGHTED_LOSS_SUM=10.0, WEIGHT_SUM=1.0),
+        "row_loss": vector(losses * (weight > 0), dtype),
+        "row_weight": vector(weights, dtype),
+        "batch": batch_tensor(ROWS=3),
+    }
+    call("reduce_loss", dtype, tensors, (), 0, 0)
+    found = tensors["scalars"].matrix[0]
+    total = 7.0 if weight else 0.0
+    assert found[Scalar.WEIGHTED_LOSS_SUM] == 10.0 + total
+    assert found[Scalar.WEIGHT_SUM] == 1.0 + 3 * weight
+    # A batch of zero weights has loss 0 and gradient 0, not NaN.
+    mean = total / (3 * weight) if weight else 0.0
+    assert found[Scalar.LOSS] == pytest.approx(mean, rel=1e-15, abs=0)
+    assert found[Scalar.GRADIENT_SCALE] == (1 / (3 * weight) if weight else 0.0)
+
+
+@dtypes
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("features", [1, 7, 16, 17])
+def test_gather_and_store(features, shuffled, dtype):
+    data_rows, n, position = 23, 6, 11
+    X = generator(5).normal(size=(data_rows, features))
+    keys = shuffle.round_keys(3, 4)
+    bits = shuffle.index_bits(data_rows)
+    batch = batch_tensor(
+        POSITION=position, ROWS=n, DATA_ROWS=data_rows, SHUFFLE=int(shuffled), BITS=bits
+    )
+    tensors = {
+        "inputs": Tensor(n, features, dtype),
+        "row_index": Tensor(1, n, "int64"),
+        "data_inputs": Tensor(data_rows, features, dtype, X, padded=False),
+        "keys": vector(keys, "int64"),
+        "batch": batch,
+    }
+    before = call("gather_inputs", dtype, tensors, (features,), 1, 5)
+    order = np.arange(position + 1, position + 5)
+    if shuffled:  # the law in the interpreter, with Python's integers
+        order = [shuffle.permute(int(i), data_rows, bits, keys.tolist()) for i in order]
+    assert np.array_equal(tensors["row_index"].matrix[0, 1:5], order)
+    assert (tensors["row_index"].matrix[0, [0, 5]] == INTEGER_POISON).all()
+    assert np.array_equal(tensors["inputs"].matrix[1:5], X[order].astype(dtype))
+    assert rows_untouched(tensors["inputs"], before["inputs"], 1, 5)
+
+    outputs = Tensor(data_rows, features, dtype, padded=False)
+    source = Tensor(n, features, dtype, X[:n])
+    tensors = {"data_outputs": outputs, "source": source, "batch": batch}
+    before = call("store_rows", dtype, tensors, (features,), 2, 5)
+    assert np.array_equal(outputs.matrix[position + 2 : position + 5], X[2:5].astype(dtype))
+    assert rows_untouched(outputs, before["data_outputs"], position + 2, position + 5)
+
+
+@dtypes
+def test_multiply_cotangent(dtype):
+    rng = generator(6)
+    slopes, v, index = rng.normal(size=(5, 3)), rng.normal(size=(8, 3)), [7, 0, 3, 1, 2]
+    tensors = {
+        "delta": Tensor(5, 3, dtype, slopes),
+        "data_cotangent": Tensor(8, 3, dtype, v, padded=False),
+        "row_index": vector(index, "int64"),
+    }
+    before = call("multiply_cotangent", dtype, tensors, (3,), 1, 4)
+    close(tensors["delta"].matrix[1:4], (slopes * v[index])[1:4], dtype)
+    assert rows_untouched(tensors["delta"], before["delta"], 1, 4)
+
+
+@dtypes
+@pytest.mark.parametrize("is_weight", [0, 1])
+@pytest.mark.parametrize(("l1", "l2"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.7), (0.3, 0.7)])
+def test_penalize_gradient_and_reduce_tiles(l1, l2, is_weight, dtype):
+    height, columns, tile_rows, first_tile = 10, 5, 4, 2
+    rng = generator(7)
+    G, W = rng.normal(size=(height, columns)), rng.normal(size=(height, columns))
+    W[0, 0] = 0.0
+    gradient = Tensor(height, columns, dtype, G)
+    norms, sums = Tensor(1, 6, "float64"), Tensor(1, 6, "float64")
+    for first in range(0, height, tile_rows):
+        tensors = {
+            "gradient": gradient,
+            "tile_norm": norms,
+            "tile_penalty": sums,
+            "parameter": Tensor(height, columns, dtype, W),
+            "penalties": vector([l1, l2], "float64"),
+        }
+        last = min(first + tile_rows, height)
+        call("penalize_gradient", dtype, tensors, (columns, is_weight, tile_rows, first_tile), first, last)
+    expected = G + is_weight * (l2 * W + l1 * np.sign(W))
+    close(gradient.matrix, expected, dtype)
+    assert np.isnan(norms.matrix[0, [0, 1, 5]]).all()
+    for tile, first in enumerate(range(0, height, tile_rows)):
+        part = slice(first, first + tile_rows)
+        penalty = is_weight * (0.5 * l2 * (W[part] ** 2).sum() + l1 * np.abs(W[part]).sum())
+        close(norms.matrix[0, first_tile + tile], (expected[part] ** 2).sum(), dtype)
+        close(sums.matrix[0, first_tile + tile], penalty, dtype)
+    tensors = {
+        "scalars": scalars_tensor(LOSS=1.0),
+        "tile_norm": vector([3.0, 6.0, 16.0], "float64"),
+        "tile_penalty": vector([0.5, 0.25, 0.0], "float64"),
+    }
+    call("reduce_tiles", dtype, tensors, (3,), 0, 0)
+    assert tensors["scalars"].matrix[0, Scalar.NORM] == 5.0
+    assert tensors["scalars"].matrix[0, Scalar.LOSS] == 1.75
+
+
+VARIANTS = [
+    *(Optimizer.resolve(name) for name in Optimizer.names()),
+    fb.SGD(0.1, momentum=0.9),
+    fb.SGD(0.1, momentum=0.9, nesterov=True),
+    fb.RMSprop(momentum=0.9),
+    fb.RMSprop(centered=True),
+    fb.RMSprop(centered=True, momentum=0.9),
+    fb.Adam(amsgrad=True),
+    fb.AdamW(weight_decay=0.3, amsgrad=True),
+    fb.Lion(weight_decay=0.3),
+]
+
+
+@dtypes
+@pytest.mark.parametrize("is_weight", [0, 1])
+@pytest.mark.parametrize("optimizer", VARIANTS, ids=str)
+def test_every_optimizer(optimizer, is_weight, dtype):
+    """Twelve steps of begin_step and update_parameters on a tile, clipped, beside the reference."""
+    height, columns, first, last = 7, 5, 2, 6
+    rng = generator(8)
+    P = rng.normal(size=(height, columns)).astype(dtype).astype(float)
+    count = len(optimizer.slots)
+    slots = Tensor(max(count, 1) * height, columns, dtype)
+    for i, slot in enumerate(optimizer.slots):
+        slots.matrix[i * height : (i + 1) * height] = optimizer.initial_slot(slot)
+    scalars = scalars_tensor(CLIP_SCALE=0.5)
+    carry = vector(optimizer.carry or 0.0, "float64")
+    coefficients = Tensor(1, optimizer.coefficient_count, dtype)
+    parameter, transposed = Tensor(height, columns, dtype, P), Tensor(columns, height, dtype)
+    settings = {**optimizer.describe()}
+    del settings["name"]
+    expected, state = P[first:last].copy(), {}
+    for t in range(1, 13):
+        settings["learning_rate"] = optimizer.learning_rate / t
+        scalars.matrix[0, Scalar.STEP] = t
+        scalars.matrix[0, Scalar.LEARNING_RATE] = settings["learning_rate"]
+        begin = {
+            "coefficients": coefficients,
+            "carry": carry,
+            "scalars": scalars,
+            "settings": vector(optimizer.settings or 0.0, "float64"),
+        }
+        call("begin_step", dtype, begin, (), 0, 0, law=optimizer)
+        G = rng.normal(size=(height, columns)).astype(dtype).astype(float)
+        tensors = {
+            "parameter": parameter,
+            "transposed": transposed,
+            "slots": slots,
+            "gradient": Tensor(height, columns, dtype, G),
+            "coefficients": coefficients,
+            "clip": vector(0.6, dtype),
+            "scalars": scalars,
+        }
+        before = call(
+            "update_parameters", dtype, tensors, (columns, is_weight), first, last, law=optimizer
+        )
+        assert rows_untouched(parameter, before["parameter"], first, last)
+        g = np.clip(0.5 * G[first:last], -0.6, 0.6)
+        if optimizer.name == "rprop":
+            settings["learning_rate"] = optimizer.learning_rate  # the first step size only
+        function = reference.OPTIMIZERS[optimizer.name]
+        expected = function(expected, g, state, t, bool(is_weight), **settings)
+        bound = 1e-12 if dtype == "float64" else 2e-5
+        assert np.max(np.abs(parameter.matrix[first:last] - expected)) < bound
+        assert np.array_equal(transposed.matrix[:, first:last], parameter.matrix[first:last].T)
+        assert np.isnan(transposed.matrix[:, :first]).all()
+
+
+def test_the_reference_knows_every_registered_law():
+    assert set(reference.ACTIVATIONS) == set(Activation.names())
+    assert set(reference.LOSSES) == set(Loss.names())
+    assert set(reference.OPTIMIZERS) == set(Optimizer.names())

@@ -1,0 +1,185 @@
+"""Laws as plain Python, their precision, and what they do at the edges."""
+
+import math
+
+import numpy as np
+import pytest
+import reference
+from numba import float32, float64, njit, types
+
+import fastbp as fb
+from fastbp.activations import Activation
+from fastbp.backends.cpu.compiler import compilable
+from fastbp.losses import Loss
+from fastbp.optimizers import Optimizer
+from fastbp.registry import Named
+
+GRID = np.array([-20.0, -3.1, -1.7, -0.9, -0.3, 0.2, 0.8, 1.9, 3.3, 6.7, 20.0])
+
+
+def compiled(law, *signature):
+    function = njit(signature, error_model="numpy")(getattr(compilable(law), "py_func", law))
+    return function, function.overloads[signature]
+
+
+@pytest.mark.parametrize("name", Activation.names())
+def test_activation_laws_run_in_the_interpreter(name):
+    activation = Activation.resolve(name)
+    for z in GRID:
+        value, slope = activation.law(float(z), activation.settings)
+        assert value == pytest.approx(float(reference.ACTIVATIONS[name](z)), rel=1e-12, abs=1e-12)
+        expected = float(reference.derivative(reference.ACTIVATIONS[name], z))
+        assert slope == pytest.approx(expected, rel=1e-11, abs=1e-11)
+
+
+@pytest.mark.parametrize("name", [name for name in Loss.names() if Loss.registry[name].law])
+def test_loss_laws_run_in_the_interpreter(name):
+    loss = Loss.resolve(name)
+    for o in GRID[2:-2]:
+        value, slope = loss.law(float(o), 1.0, loss.settings)
+        function = reference.ELEMENTWISE_LOSSES[name]
+        assert value == pytest.approx(float(function(o, 1.0)), rel=1e-12)
+        assert slope == pytest.approx(float(reference.derivative(lambda z: function(z, 1.0), o)))
+
+
+def tuple_of(kind, count):
+    return types.UniTuple(kind, count)
+
+
+def laws_of_scalars():
+    for name in Activation.names():
+        law = Activation.resolve(name)
+        yield name, law.law, lambda k, n=len(law.settings): (k, tuple_of(k, n))
+    for name in Loss.names():
+        law = Loss.resolve(name)
+        if law.law:
+            yield name, law.law, lambda k, n=len(law.settings): (k, k, tuple_of(k, n))
+    for name in Optimizer.names():
+        law = Optimizer.resolve(name)
+        s, c = len(law.slots), law.coefficient_count
+        yield name, law.update, lambda k, s=s, c=c: (k, k, tuple_of(k, s), tuple_of(k, c), k)
+
+
+LAWS = {name: (law, signature) for name, law, signature in laws_of_scalars()}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_laws_keep_the_precision_of_their_arguments(name):
+    """A float32 law computes in float32 throughout: no float64 in its machine code."""
+    law, signature = LAWS[name]
+    for kind in (float32, float64):
+        _, overload = compiled(law, *signature(kind))
+        found = overload.signature.return_type
+        parts = [part for item in found for part in (item if hasattr(item, "types") else [item])]
+        assert all(part == kind for part in parts), found
+    single, _ = compiled(law, *signature(float32))
+    text = next(iter(single.inspect_llvm().values()))
+    # The wrappers for the interpreter unbox Python floats, which are double.
+    functions = [part for part in text.split("\ndefine ")[1:] if "cpython" not in part[:200]]
+    assert functions
+    assert [line for part in functions for line in part.splitlines() if "double" in line] == []
+
+
+@pytest.mark.parametrize("name", Activation.names())
+def test_nan_never_becomes_a_number(name):
+    activation = Activation.resolve(name)
+    value, _ = activation.law(math.nan, activation.settings)
+    assert math.isnan(value)
+    model = fb.Model(fb.Network(1, [fb.Dense(1, name)]), dtype="float64")
+    model.parameters = [1.0, math.nan]
+    assert np.isnan(model.predict([[1.0]])).all()
+
+
+@pytest.mark.parametrize("name", [name for name in Loss.names() if Loss.registry[name].law])
+def test_a_nan_output_makes_a_nan_loss_and_derivative(name):
+    loss = Loss.resolve(name)
+    value, slope = loss.law(math.nan, 1.0, loss.settings)
+    assert math.isnan(value) or name in {"quantile", "hinge"} and math.isnan(slope + value)
+
+
+def test_kinks_are_those_of_pytorch():
+    for name in ("relu", "relu6"):
+        assert Activation.resolve(name).law(0.0, ()) == (0.0, 0.0)
+    assert fb.Mae().law(1.0, 1.0, ()) == (0.0, 0.0)
+    assert fb.Hinge().law(1.0, 1.0, ()) == (0.0, 0.0)
+
+
+def test_large_arguments_stay_finite():
+    for name in ("sigmoid", "tanh", "softplus", "mish", "silu", "gelu", "elu", "log_cosh"):
+        if name == "log_cosh":
+            value, slope = fb.LogCosh().law(1e4, -1e4, ())
+        else:
+            law = Activation.resolve(name)
+            value, slope = law.law(1e3, law.settings)
+            assert all(map(math.isfinite, law.law(-1e3, law.settings)))
+        assert math.isfinite(value)
+        assert math.isfinite(slope)
+    assert all(map(math.isfinite, fb.BinaryCrossEntropy().law(-1e4, 1.0, ())))
+
+
+@pytest.mark.parametrize("family", [Activation, Loss, Optimizer])
+def test_registry(family):
+    assert issubclass(family, Named)
+    for name in family.names():
+        member = family.resolve(name)
+        assert member.name == name
+        assert family.from_description(member.describe()) == member
+        assert hash(member) == hash(family.resolve(name))
+    with pytest.raises(ValueError, match=f"expected one of {family.names()[0]}"):
+        family.resolve("no_such_thing")
+    with pytest.raises(TypeError, match=family.family):
+        family.resolve(3)
+
+
+def test_the_promised_names():
+    assert Activation.names() == sorted(
+        "identity relu leaky_relu elu selu gelu gelu_tanh silu mish softplus softsign tanh sigmoid "
+        "hardtanh relu6 hardswish sine".split()
+    )
+    assert Loss.names() == sorted(
+        "mse mae huber log_cosh quantile poisson binary_cross_entropy cross_entropy hinge".split()
+    )
+    assert Optimizer.names() == sorted(
+        "sgd rmsprop adagrad adadelta rprop adam adamw adamax nadam radam lion".split()
+    )
+
+
+def test_a_new_activation_loss_and_optimizer_are_one_class_each(monkeypatch):
+    """In user code, with no edit anywhere else: they train, and the gradient is exact."""
+    for family in (Activation, Loss, Optimizer):
+        monkeypatch.setattr(family, "registry", dict(family.registry))
+    import user_laws
+
+    network = fb.mlp(2, 4, 1, activation=user_laws.Cube(0.5))
+    model = fb.Model(network, dtype="float64", seed=1)
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    y = X[:, 0] * 0.5
+    _, gradient = model.loss_and_gradient(X, y, user_laws.Quartic())
+    for i in (0, 5, 11):
+        kept = model.parameters[i]
+        sides = []
+        for step in (1e-6, -1e-6):
+            model.parameters[i] = kept + step
+            sides.append(model.loss(X, y, "quartic"))
+        model.parameters[i] = kept
+        assert (sides[0] - sides[1]) / 2e-6 == pytest.approx(gradient[i], rel=1e-6, abs=1e-9)
+    before = model.loss(X, y, "quartic")
+    optimizer = user_laws.SignDescent(0.01)
+    result = fb.train(model, X, y, loss="quartic", optimizer=optimizer, epochs=50)
+    assert result.loss < before
+    assert model.loss(X, y, "quartic") < 0.5 * before
+
+
+def test_settings_are_run_time_values(small):
+    """Two slopes share one compiled kernel and give different results."""
+    from fastbp.backends.cpu.compiler import compiled_count
+
+    X, _ = small
+
+    def outputs(slope):
+        return fb.Model(fb.mlp(3, 4, 1, activation=fb.LeakyRelu(slope)), dtype="float64").predict(X)
+
+    first = outputs(0.1)
+    count = compiled_count()
+    assert not np.array_equal(outputs(0.3), first)
+    assert compiled_count() == count

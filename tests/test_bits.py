@@ -1,0 +1,105 @@
+"""The same seed and data give the same bits: threads, layers, prange or not, fresh process or warm."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastbp as fb
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_bits
+print(test_bits.hash_of_a_training({dtype!r}, threads={threads}, parallel={parallel}))
+"""
+
+
+def hash_of_a_training(dtype, threads=None, parallel=None):
+    """Train on several batches, tiles and row blocks; hash parameters, losses and predictions."""
+    from fastbp.backends.cpu import engine
+
+    rule = engine.PARALLEL_MULTIPLY_ADDS
+    if parallel is not None:  # 0: everything under prange; infinity: everything serial
+        engine.PARALLEL_MULTIPLY_ADDS = 0 if parallel else float("inf")
+    try:
+        rng = np.random.Generator(np.random.Philox(3))
+        X, y = rng.normal(size=(517, 33)), rng.normal(size=(517, 2))
+        model = fb.Model(fb.mlp(33, 130, 67, 2, activation="gelu"), dtype=dtype, seed=2)
+        result = fb.train(
+            model, X, y, optimizer=fb.Adam(0.003), epochs=4, batch_size=200, validation=0.2,
+            clip_norm=1.0, l2=1e-3, standardize=True, sample_weight=rng.uniform(0.1, 1, 517),
+            threads=threads,
+        )
+        digest = hashlib.sha256(model.parameters.tobytes())
+        digest.update(result.history["loss"].tobytes())
+        digest.update(result.history["validation_loss"].tobytes())
+        digest.update(result.history["gradient_norm"].tobytes())
+        digest.update(model.predict(X).tobytes())
+        digest.update(model.jacobian(X).tobytes())
+        return digest.hexdigest()
+    finally:
+        engine.PARALLEL_MULTIPLY_ADDS = rule
+
+
+def in_a_fresh_process(dtype, threads, parallel, layer):
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer}
+    tests = str(Path(__file__).parent)
+    script = SCRIPT.format(tests=tests, dtype=dtype, threads=threads, parallel=parallel)
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_serial_parallel_threads_layers_and_processes_agree(dtype):
+    here = hash_of_a_training(dtype, parallel=False)
+    assert hash_of_a_training(dtype, parallel=False) == here
+    assert hash_of_a_training(dtype) == here
+    for threads, parallel, layer in [
+        (1, False, "workqueue"),
+        (1, True, "workqueue"),
+        (2, True, "workqueue"),
+        (2, True, "omp"),
+        (2, None, "default"),
+    ]:
+        assert in_a_fresh_process(dtype, threads, parallel, layer) == here, (threads, layer)
+
+
+def test_the_parallel_driver_really_is_used(monkeypatch):
+    from fastbp.backends.cpu import engine
+
+    monkeypatch.setattr(engine, "PARALLEL_MULTIPLY_ADDS", 0)
+    plan = fb.plan.build_plan(
+        fb.mlp(2, 1), "predict", "float32", 8, fb.backends.choose.geometry("cpu")
+    )
+    assert engine.Engine(plan, threads=2).parallel
+    assert not engine.Engine(plan, threads=1).parallel
+    monkeypatch.setattr(engine, "PARALLEL_MULTIPLY_ADDS", plan.multiply_adds + 1)
+    assert not engine.Engine(plan, threads=2).parallel
+
+
+def test_seed_decides_everything_and_other_seeds_differ(small):
+    X, y = small
+
+    def parameters(model_seed, train_seed):
+        model = fb.Model(fb.mlp(3, 8, 1), seed=model_seed)
+        fb.train(model, X, y, epochs=2, batch_size=8, seed=train_seed)
+        return model.parameters.tobytes()
+
+    assert parameters(0, 0) == parameters(0, 0)
+    assert len({parameters(0, 0), parameters(1, 0), parameters(0, 1)}) == 3
+
+
+def test_thread_count_is_put_back():
+    import numba
+
+    before = numba.get_num_threads()
+    hash_of_a_training("float32", threads=1, parallel=True)
+    assert numba.get_num_threads() == before

@@ -1,0 +1,190 @@
+"""The second call compiles nothing and allocates nothing; the GIL is free inside an epoch."""
+
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+from numba.core import event
+from numba.core.runtime import _nrt_python as nrt
+
+import fastbp as fb
+from fastbp.backends.choose import create_engine, geometry
+from fastbp.backends.cpu.compiler import compiled_count
+from fastbp.losses import Mse
+from fastbp.plan import build_plan
+
+ROWS = 700
+
+
+def training_engine(parallel, rows=ROWS, **keywords):
+    from fastbp.backends.cpu.engine import Engine
+
+    network = fb.mlp(20, 96, 50, 3, activation="gelu")
+    plan = build_plan(
+        network, "train", "float32", 128, geometry("cpu"), loss=Mse(), optimizer=fb.Adam(),
+        l2=1e-3, **keywords,
+    )
+    engine = Engine(plan, 1, parallel=parallel)
+    rng = np.random.default_rng(0)
+    engine.load_parameters(fb.Model(network).parameters)
+    engine.bind("data.inputs", rng.normal(size=(rows, 20)).astype("float32"))
+    engine.bind("data.targets", rng.normal(size=(rows, 3)).astype("float32"))
+    engine.bind("data.weights", None)
+    return engine
+
+
+def run_epoch(engine, epoch, rates):
+    engine.begin_epoch(ROWS, shuffle_seed=1, epoch=epoch, learning_rates=rates)
+    return engine.run(0, -(-ROWS // 128))
+
+
+def allocations_of(engine, batches):
+    """Objects that Numba's runtime makes in one call: a handle for each array argument, no more."""
+    nrt.memsys_enable_stats()
+    before = nrt.memsys_get_stats_alloc()
+    engine.run(0, batches)
+    return nrt.memsys_get_stats_alloc() - before
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_the_second_epoch_allocates_nothing(parallel, clip_norm):
+    engine = training_engine(parallel, clip_norm=clip_norm)
+    rates = np.full(6, 1e-3)
+    run_epoch(engine, 0, rates)
+    addresses = {name: slab.ctypes.data for name, slab in engine.buffers.slabs.items()}
+    assert allocations_of(engine, 6) == allocations_of(engine, 1)
+    tracemalloc.start()
+    try:
+        run_epoch(engine, 1, rates)  # warms tracemalloc's own tables
+        tracemalloc.reset_peak()
+        start, _ = tracemalloc.get_traced_memory()
+        engine.run(0, 6)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The call itself makes a few Python objects (a tuple, integers, a context manager) of well
+    # under 4 KiB in all; a buffer for even one row block would be larger.
+    assert peak - start < 4096
+    assert addresses == {name: slab.ctypes.data for name, slab in engine.buffers.slabs.items()}
+    assert engine.buffers.guards_intact()
+
+
+def test_the_second_training_compiles_nothing(small):
+    X, y = small
+
+    def everything():
+        model = fb.Model(fb.mlp(3, 8, 1, activation="silu"))
+        fb.train(model, X, y, epochs=2, batch_size=16, validation=0.2, standardize=True)
+        model.predict(X)
+        model.loss_and_gradient(X, y)
+        model.jacobian(X)
+        model.input_gradient(X, y)
+
+    everything()
+    count = compiled_count()
+    with event.install_recorder("numba:compile") as recorded:
+        everything()
+        # Other shapes, batch sizes, depths and settings are no reason to compile either.
+        deeper = fb.Model(fb.mlp(3, 5, 7, 9, 1, activation="silu"))
+        fb.train(deeper, X, y, optimizer=fb.Adam(0.1, 0.8), epochs=1, batch_size=9, l2=0.1)
+    assert [e for _, e in recorded.buffer] == []
+    assert compiled_count() == count
+
+
+def test_only_what_is_used_is_compiled(small):
+    """A float32 network of an unused activation adds kernels; the driver stays the same one."""
+    from fastbp.backends.cpu import compiler
+
+    X, y = small
+    model = fb.Model(fb.mlp(3, 4, 1, activation=fb.Selu()), dtype="float32")
+    model.predict(X)
+    laws = {key[2] for key in compiler.COMPILED if len(key) == 4}
+    assert fb.Selu.law in laws
+    before = compiled_count()
+    fb.Model(fb.mlp(3, 4, 2, 1, activation=fb.Selu()), dtype="float32").predict(X)
+    assert compiled_count() == before
+
+
+def test_the_gil_is_free_inside_an_epoch():
+    """Another thread counts while one call of the driver runs; with the GIL held it could not."""
+    rows = 100_000
+    engine = training_engine(False, rows)
+    batches = -(-rows // 128)
+    engine.begin_epoch(rows, learning_rates=np.full(batches, 1e-4))
+    engine.run(0, 1)
+    started, stop, count = threading.Event(), threading.Event(), [0]
+
+    def count_up():
+        started.set()
+        while not stop.is_set():
+            count[0] += 1
+
+    thread = threading.Thread(target=count_up)
+    thread.start()
+    started.wait()
+    try:
+        before = count[0]
+        engine.run(0, batches)
+        during = count[0] - before
+    finally:
+        stop.set()
+        thread.join()
+    assert during > 1000
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_poisoned_buffers_do_not_reach_a_result(poison):
+    """Every slab but the parameters, settings and state full of NaN: the same bits come out."""
+    rates = np.full(6, 1e-3)
+    clean, poisoned = training_engine(False), training_engine(False)
+    for name in ("activations", "deltas", "gradients", "row_index", "rows", "tile_sums"):
+        slab = poisoned.buffers.slabs[name]
+        slab[:] = poison if slab.dtype.kind == "f" else 7
+    # Padding of parameters and of their transposed copies as well.
+    for tensor in poisoned.plan.tensors:
+        if tensor.slab in {"parameters", "transposed", "slots"}:
+            poisoned.buffers.padded(tensor.name)[:, tensor.columns :] = poison
+    for engine in (clean, poisoned):
+        for epoch in range(2):
+            status, done = run_epoch(engine, epoch, rates)
+            assert (status, done) == (0, 6)
+    results = []
+    for engine in (clean, poisoned):
+        flat = np.empty(engine.plan.network.parameter_count, dtype="float32")
+        engine.store_parameters(flat)
+        results.append(flat)
+    assert np.array_equal(*results)
+    assert np.isfinite(results[0]).all()
+    assert poisoned.buffers.guards_intact()
+
+
+def test_no_engine_call_leaves_guards_broken(small):
+    X, y = small
+    model = fb.Model(fb.mlp(3, 65, 63, 1))
+    model.predict(X)
+    model.loss(X, y)
+    model.loss_and_gradient(X, y)
+    model.input_gradient(X, y)
+    model.vjp(X, np.ones((50, 1)))
+    assert len(model._engines) >= 5
+    assert all(engine.buffers.guards_intact() for engine in model._engines.values())
+
+
+def test_import_of_fastbp_is_light():
+    """Only NumPy: no Numba, SciPy, tqdm or safetensors before they are used."""
+    import subprocess
+    import sys
+
+    script = (
+        "import sys, fastbp; fastbp.mlp(2, 3, 1);"
+        "print([m for m in ('numba', 'scipy', 'tqdm', 'safetensors', 'llvmlite') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_create_engine_uses_the_rule():
+    plan = build_plan(fb.mlp(2, 1), "predict", "float32", 4, geometry("cpu"))
+    assert not create_engine(plan).parallel

@@ -1,7 +1,7 @@
 """fastbp trains feed-forward neural networks by backpropagation at the speed of the hardware.
 
-Public names are imported when they are first used, so ``import fastbp`` costs little and a name that
-is never used is never imported.
+Public names are imported when they are first used, so ``import fastbp`` costs little and a name
+that is never used is never imported.
 """
 
 from __future__ import annotations

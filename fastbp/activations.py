@@ -116,7 +116,9 @@ class Selu(Activation):
     def law(z, settings):
         zero = constant(0.0, z)
         scale = constant(1.0507009873554804934193349852946, z)
-        scaled_alpha = constant(1.0507009873554804934193349852946 * 1.6732632423543772848170429916717, z)
+        scaled_alpha = constant(
+            1.0507009873554804934193349852946 * 1.6732632423543772848170429916717, z
+        )
         below = scaled_alpha * expm1(zero if z > zero else z)
         return (
             (below if z <= zero else scale * z),
@@ -309,7 +311,8 @@ class Hardswish(Activation):
 class Sine(Activation):
     """f(z) = sin(z).
 
-    Source: Sitzmann et al., Implicit neural representations with periodic activation functions, 2020.
+    Source: Sitzmann et al., Implicit neural representations with periodic activation functions,
+    2020.
     """
 
     initializer: ClassVar[str] = "glorot_uniform"

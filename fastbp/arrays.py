@@ -100,9 +100,7 @@ def as_labels(array: NDArray[Any], outputs: int, argument: str) -> NDArray[np.in
 def same_rows(argument: str, array: NDArray[Any], rows: int, partner: str) -> None:
     if array.shape[:1] != (rows,):
         got = array.shape[0] if array.ndim else "a single number"
-        raise ValueError(
-            f"{argument}: expected as many rows as {partner} ({rows}); got {got}"
-        )
+        raise ValueError(f"{argument}: expected as many rows as {partner} ({rows}); got {got}")
 
 
 def as_targets(
@@ -165,7 +163,9 @@ def as_weights(
     weights = finite_array(argument, array, dtype)
     if (weights < 0).any():
         where = place(weights < 0)
-        raise ValueError(f"{argument}: expected weights of at least 0; got a negative one at {where}")
+        raise ValueError(
+            f"{argument}: expected weights of at least 0; got a negative one at {where}"
+        )
     if not weights.any():
         raise ValueError(f"{argument}: expected a weight above 0 somewhere; got zeros only")
     return weights

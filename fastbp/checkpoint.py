@@ -1,7 +1,7 @@
 """Model files: safetensors with the network, the scaling and the version in the metadata.
 
-Loading reads numbers and JSON; it never runs code. A file is written under a temporary name, flushed
-to the disk and then renamed, so a reader sees the old file or the new one, whole.
+Loading reads numbers and JSON; it never runs code. A file is written under a temporary name,
+flushed to the disk and then renamed, so a reader sees the old file or the new one, whole.
 """
 
 from __future__ import annotations

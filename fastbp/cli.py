@@ -47,7 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("fastbp: interrupted; nothing was written", file=sys.stderr)
         return 130
     except (
-        CheckpointError, DeviceError, DivergenceError, OSError, TypeError, ValueError,
+        CheckpointError,
+        DeviceError,
+        DivergenceError,
+        OSError,
+        TypeError,
+        ValueError,
     ) as error:
         print(f"fastbp: error: {error}", file=sys.stderr)
         return 1

@@ -2,8 +2,8 @@
 
 An element-wise loss has ``law(output, target, settings) -> (loss, derivative)``, the derivative by
 the output. The loss of a row is the mean over its outputs; the loss of a batch is
-``sum_i w_i loss_i / sum_i w_i``. Cross-entropy couples the outputs of a row, so its mathematics is a
-kernel of each backend and its entry here says only what it takes.
+``sum_i w_i loss_i / sum_i w_i``. Cross-entropy couples the outputs of a row, so its mathematics is
+a kernel of each backend and its entry here says only what it takes.
 
 A new element-wise loss is one class here (or in user code).
 """

@@ -47,7 +47,7 @@ class Network:
         for i, layer in enumerate(members):
             if not isinstance(layer, Layer):
                 raise TypeError(
-                    f"layers[{i}]: expected a fastbp layer such as Dense; got {type(layer).__name__}"
+                    f"layers[{i}]: expected a fastbp layer, as Dense; got {type(layer).__name__}"
                 )
         object.__setattr__(self, "layers", members)
 

@@ -21,9 +21,9 @@ def snake_case(name: str) -> str:
 class Named:
     """Base of the families of named settings.
 
-    A direct subclass founds a family (``class Activation(Named)``) with a registry of its own; every
-    class below it enters that registry under its ``name``, so a new member is one class and no
-    further edit. Members are frozen dataclasses, so they compare by value and can be keys.
+    A direct subclass founds a family (``class Activation(Named)``) with a registry of its own;
+    every class below it enters that registry under its ``name``, so a new member is one class and
+    no further edit. Members are frozen dataclasses, so they compare by value and can be keys.
     """
 
     family: ClassVar[str] = ""
@@ -80,8 +80,12 @@ class Named:
 
     def describe(self) -> dict[str, Any]:
         """Name and settings as plain data, for files and reports."""
-        fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
-        return {"name": self.name, **{field.name: getattr(self, field.name) for field in fields}}
+        described: dict[str, Any] = {"name": self.name}
+        if dataclasses.is_dataclass(self):
+            described |= {
+                field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+            }
+        return described
 
     @classmethod
     def from_description(cls: type[T], description: dict[str, Any]) -> T:
@@ -137,7 +141,8 @@ def positive_integer(argument: str, value: Any, low: int = 1) -> int:
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(
-            f"{argument}: expected an integer of at least {low}; got {type(value).__name__} {value!r}"
+            f"{argument}: expected an integer of at least {low}; "
+            f"got {type(value).__name__} {value!r}"
         )
     number = operator.index(value)
     if number < low:

@@ -83,9 +83,9 @@ class TrainResult:
             value = value.item() if isinstance(value, np.generic) else value
             return None if isinstance(value, float) and not np.isfinite(value) else value
 
-        described = {name: plain(value) for name, value in self.__dict__.items() if name != "history"}
+        described = {
+            name: plain(value) for name, value in self.__dict__.items() if name != "history"
+        }
         names = self.history.dtype.names or ()
-        described["history"] = [
-            {name: plain(row[name]) for name in names} for row in self.history
-        ]
+        described["history"] = [{name: plain(row[name]) for name in names} for row in self.history]
         return described

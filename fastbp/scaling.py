@@ -64,13 +64,13 @@ class Scaling:
 
     def targets(self, array: NDArray[Any], dtype: Any) -> NDArray[Any]:
         """Targets as the network's outputs stand for them."""
-        if self.target_mean is None:
+        if self.target_mean is None or self.target_scale is None:
             return np.ascontiguousarray(array, dtype=dtype)
         return np.ascontiguousarray((array - self.target_mean) / self.target_scale, dtype=dtype)
 
     def outputs(self, array: NDArray[Any]) -> NDArray[Any]:
         """The network's outputs in the target's units, in place."""
-        if self.target_mean is not None:
+        if self.target_mean is not None and self.target_scale is not None:
             array[...] = array * self.target_scale + self.target_mean
         return array
 

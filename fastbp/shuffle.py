@@ -8,9 +8,9 @@ Everything here is law-like: plain integer arithmetic below 2**63 in two's compl
 same lines run in the interpreter and compiled.
 
 Sources: Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3, 2011 (Philox);
-Mitchell, Stokes, Frank and Holmes, Bandwidth-optimal random shuffling for GPUs, 2022 (a bijection of
-keyed rounds instead of a sort; 24 rounds); Black and Rogaway, Ciphers with arbitrary finite domains,
-2002 (walking the cycle until it is inside the range).
+Mitchell, Stokes, Frank and Holmes, Bandwidth-optimal random shuffling for GPUs, 2022 (a bijection
+of keyed rounds instead of a sort; 24 rounds); Black and Rogaway, Ciphers with arbitrary finite
+domains, 2002 (walking the cycle until it is inside the range).
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def index_bits(rows):
 def permute(position, rows, bits, keys):
     """The row at a position of the epoch: a bijection of range(rows).
 
-    An alternating Feistel network on `bits` bits; each round changes one half by a keyed hash of the
-    other, so it is a bijection for any hash. A result beyond the last row goes through again.
+    An alternating Feistel network on `bits` bits; each round changes one half by a keyed hash of
+    the other, so it is a bijection for any hash. A result beyond the last row goes through again.
     """
     low_bits = bits >> 1
     high_bits = bits - low_bits

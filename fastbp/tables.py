@@ -201,5 +201,8 @@ def write_csv(path: Path | str, columns: dict[str, list[Any]]) -> None:
         writer.writerow(columns)
         for row in zip(*columns.values(), strict=True):
             writer.writerow(
-                [repr(cell) if isinstance(cell, float) and math.isfinite(cell) else cell for cell in row]
+                [
+                    repr(cell) if isinstance(cell, float) and math.isfinite(cell) else cell
+                    for cell in row
+                ]
             )

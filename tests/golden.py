@@ -16,7 +16,7 @@ STORED = np.load(PATH, allow_pickle=False)
 CASES = json.loads(str(STORED["cases"]))
 
 
-def optimizer(case):
+def optimizer(case):  # noqa: PLR0911
     """The fastbp optimizer of a case, built from PyTorch's names of the settings."""
     s, name = case["optimizer_settings"], case["optimizer"]
     rate = s["lr"]
@@ -72,5 +72,7 @@ def data(case):
 def label(number):
     """A readable name for a case."""
     case = CASES[number]
-    extras = [key for key in ("clip_norm", "clip_value", "l1", "l2", "sample_weight") if key in case]
+    extras = [
+        key for key in ("clip_norm", "clip_value", "l1", "l2", "sample_weight") if key in case
+    ]
     return "-".join([str(number), case["activation"], case["loss"], case["optimizer"], *extras])

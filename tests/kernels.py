@@ -4,7 +4,7 @@ import ctypes
 
 import numpy as np
 
-from fastbp.backends.contract import KERNELS
+from fastbp.backends.contract import KERNELS, Batch, Scalar
 from fastbp.backends.cpu import product
 from fastbp.backends.cpu.compiler import compile_product
 from fastbp.backends.cpu.engine import bind_kernel
@@ -58,6 +58,25 @@ class Absent:
     """A data tensor that is not there."""
 
     entry = (0, 0, 0)
+
+
+def vector(values, dtype):
+    values = np.atleast_1d(np.asarray(values, dtype=dtype))
+    return Tensor(1, len(values), dtype, values)
+
+
+def scalars_tensor(**values):
+    tensor = Tensor(1, int(Scalar.COUNT), "float64", np.zeros(int(Scalar.COUNT)))
+    for name, value in values.items():
+        tensor.matrix[0, Scalar[name]] = value
+    return tensor
+
+
+def batch_tensor(**values):
+    tensor = Tensor(1, int(Batch.COUNT), "int64", np.zeros(int(Batch.COUNT)))
+    for name, value in values.items():
+        tensor.matrix[0, Batch[name]] = value
+    return tensor
 
 
 def row_of_arguments(name, tensors, sizes, dtype):

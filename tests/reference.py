@@ -228,7 +228,15 @@ def adamax(p, g, s, t, is_weight, learning_rate=2e-3, beta1=0.9, beta2=0.999, ep
 
 
 def nadam(
-    p, g, s, t, is_weight, learning_rate=2e-3, beta1=0.9, beta2=0.999, epsilon=1e-8,
+    p,
+    g,
+    s,
+    t,
+    is_weight,
+    learning_rate=2e-3,
+    beta1=0.9,
+    beta2=0.999,
+    epsilon=1e-8,
     momentum_decay=4e-3,
 ):
     m, v = moments(g, s, beta1, beta2)
@@ -254,7 +262,15 @@ def radam(p, g, s, t, is_weight, learning_rate=1e-3, beta1=0.9, beta2=0.999, eps
 
 
 def rprop(
-    p, g, s, t, is_weight, learning_rate=0.01, increase=1.2, decrease=0.5, minimum=1e-6,
+    p,
+    g,
+    s,
+    t,
+    is_weight,
+    learning_rate=0.01,
+    increase=1.2,
+    decrease=0.5,
+    minimum=1e-6,
     maximum=50.0,
 ):
     agreement = g * s.get("previous", 0.0)
@@ -275,14 +291,35 @@ def lion(p, g, s, t, is_weight, learning_rate=1e-4, beta1=0.9, beta2=0.99, weigh
 OPTIMIZERS = {
     function.__name__: function
     for function in (
-        sgd, rmsprop, adagrad, adadelta, adam, adamw, adamax, nadam, radam, rprop, lion,
+        sgd,
+        rmsprop,
+        adagrad,
+        adadelta,
+        adam,
+        adamw,
+        adamax,
+        nadam,
+        radam,
+        rprop,
+        lion,
     )
 }
 
 
 def train(
-    weights, activations, X, targets, name, optimizer, settings, batches, sample_weight=None,
-    clip_norm=None, clip_value=None, l1=0.0, l2=0.0,
+    weights,
+    activations,
+    X,
+    targets,
+    name,
+    optimizer,
+    settings,
+    batches,
+    sample_weight=None,
+    clip_norm=None,
+    clip_value=None,
+    l1=0.0,
+    l2=0.0,
 ):
     """Train on a list of batches (arrays of row numbers); return weights and each step's objective."""
     weights = [(W.copy(), b.copy()) for W, b in weights]
@@ -290,9 +327,7 @@ def train(
     objectives = []
     for t, rows in enumerate(batches, start=1):
         w = None if sample_weight is None else sample_weight[rows]
-        loss, gradients, _ = backpropagation(
-            weights, activations, X[rows], targets[rows], name, w
-        )
+        loss, gradients, _ = backpropagation(weights, activations, X[rows], targets[rows], name, w)
         penalty = sum(l1 * np.abs(W).sum() + 0.5 * l2 * (W * W).sum() for W, _ in weights)
         objectives.append(loss + penalty)
         gradients = [

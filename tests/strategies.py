@@ -46,8 +46,7 @@ class Case:
         rng = self.generator(1)
         pairs = zip(self.sizes[:-1], self.sizes[1:], strict=True)
         return [
-            (rng.normal(size=(m, n)) * np.sqrt(1.5 / m), 0.1 * rng.normal(size=n))
-            for m, n in pairs
+            (rng.normal(size=(m, n)) * np.sqrt(1.5 / m), 0.1 * rng.normal(size=n)) for m, n in pairs
         ]
 
     def flat_weights(self):

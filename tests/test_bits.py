@@ -31,8 +31,17 @@ def hash_of_a_training(dtype, threads=None, parallel=None):
         X, y = rng.normal(size=(517, 33)), rng.normal(size=(517, 2))
         model = fb.Model(fb.mlp(33, 130, 67, 2, activation="gelu"), dtype=dtype, seed=2)
         result = fb.train(
-            model, X, y, optimizer=fb.Adam(0.003), epochs=4, batch_size=200, validation=0.2,
-            clip_norm=1.0, l2=1e-3, standardize=True, sample_weight=rng.uniform(0.1, 1, 517),
+            model,
+            X,
+            y,
+            optimizer=fb.Adam(0.003),
+            epochs=4,
+            batch_size=200,
+            validation=0.2,
+            clip_norm=1.0,
+            l2=1e-3,
+            standardize=True,
+            sample_weight=rng.uniform(0.1, 1, 517),
             threads=threads,
         )
         digest = hashlib.sha256(model.parameters.tobytes())

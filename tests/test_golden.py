@@ -46,8 +46,16 @@ def check_trajectory(number, dtype, bound):
     X, y, w = golden.data(case)
     penalties = {key: case[key] for key in ("clip_norm", "clip_value", "l1", "l2") if key in case}
     result = fb.train(
-        model, X, y, loss=golden.loss(case), optimizer=golden.optimizer(case), epochs=30,
-        batch_size=16, shuffle=False, sample_weight=w, **penalties,
+        model,
+        X,
+        y,
+        loss=golden.loss(case),
+        optimizer=golden.optimizer(case),
+        epochs=30,
+        batch_size=16,
+        shuffle=False,
+        sample_weight=w,
+        **penalties,
     )
     assert scaled_error(result.history["loss"], stored[f"{number}/losses"]) < bound
     for name, values in model.weights.items():

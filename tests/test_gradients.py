@@ -87,7 +87,15 @@ def test_random_networks_against_complex_step_and_the_chain_rule(case, weighted)
 
 
 SMOOTH = [
-    "identity", "gelu", "gelu_tanh", "silu", "mish", "softplus", "tanh", "sigmoid", "sine",
+    "identity",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "mish",
+    "softplus",
+    "tanh",
+    "sigmoid",
+    "sine",
 ]
 SMOOTH_LOSSES = ["mse", "log_cosh", "poisson", "binary_cross_entropy", "cross_entropy"]
 

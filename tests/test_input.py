@@ -19,10 +19,11 @@ def broken(array, index, value):
     return copy
 
 
-def train(network=None, X=X, y=TARGETS, **keywords):
-    return network, X, y, {"epochs": 2, **keywords}
+def train(X=X, y=TARGETS, **keywords):
+    return X, y, {"epochs": 2, **keywords}
 
 
+# fmt: off
 BAD = {
     "empty X": (train(X=X[:0], y=TARGETS[:0]), ValueError, "X: expected at least one row"),
     "rows differ": (train(y=TARGETS[:19]), ValueError, r"y: expected as many rows as X \(20\); got 19"),
@@ -87,11 +88,12 @@ BAD = {
     "validation y": (train(validation=(X, TARGETS[:5])), ValueError, r"validation\[1\]: expected as many rows"),
     "validation type": (train(validation="some"), TypeError, "validation: expected a number; got str"),
 }
+# fmt: on
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_arguments_of_train(name):
-    (_, data, targets, keywords), error, message = BAD[name]
+    (data, targets, keywords), error, message = BAD[name]
     model = fb.Model(fb.mlp(3, 4, 2))
     before = model.parameters.copy()
     with pytest.raises(error, match=message):
@@ -126,6 +128,7 @@ def test_bad_arguments_of_a_model():
         model.predict(X, out=locked)
 
 
+# fmt: off
 SPECIFICATIONS = {
     "no layers": (lambda: fb.Network(3, []), ValueError, "layers: expected at least one layer"),
     "no sizes": (lambda: fb.mlp(3), ValueError, "sizes: expected the units of at least one layer"),
@@ -152,6 +155,7 @@ SPECIFICATIONS = {
     "step decay": (lambda: fb.StepDecay(every=0), ValueError, "every: expected a finite number"),
     "one cycle": (lambda: fb.OneCycle(warmup=1.0), ValueError, "warmup: expected a finite number"),
 }
+# fmt: on
 
 
 @pytest.mark.parametrize("name", SPECIFICATIONS)
@@ -195,7 +199,9 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64", "int8", "uint16", "bool"])
+@pytest.mark.parametrize(
+    "dtype", ["float64", "float32", "float16", "int64", "int8", "uint16", "bool"]
+)
 @pytest.mark.parametrize("layout", [*LAYOUTS, "memory-mapped"])
 def test_any_layout_and_dtype_gives_the_result_of_a_plain_copy(layout, dtype, tmp_path):
     values = (np.abs(RNG.normal(size=(20, 3))) * 3).astype(dtype)

@@ -7,13 +7,22 @@ tensor, and whatever the contract does not name as written must be unchanged to 
 import numpy as np
 import pytest
 import reference
-from kernels import INTEGER_POISON, Absent, Tensor, call, rows_untouched
+from kernels import (
+    INTEGER_POISON,
+    Absent,
+    Tensor,
+    batch_tensor,
+    call,
+    rows_untouched,
+    scalars_tensor,
+    vector,
+)
 from strategies import make_targets
 
 import fastbp as fb
 from fastbp import shuffle
 from fastbp.activations import Activation
-from fastbp.backends.contract import KERNELS, Batch, Scalar
+from fastbp.backends.contract import KERNELS, Scalar
 from fastbp.backends.cpu import dense, loss, rows, update
 from fastbp.backends.cpu.engine import FACTORIES
 from fastbp.losses import Loss
@@ -21,8 +30,19 @@ from fastbp.optimizers import Optimizer
 
 # (rows, features, units): 1, primes, and tile - 1, tile, tile + 1 of the 4 x 64 product tile.
 SHAPES = [
-    (1, 1, 1), (2, 3, 5), (3, 7, 2), (4, 4, 64), (5, 8, 65), (7, 13, 63), (8, 64, 16),
-    (9, 65, 17), (31, 5, 31), (33, 63, 7), (6, 127, 129), (4, 128, 1), (1, 67, 70),
+    (1, 1, 1),
+    (2, 3, 5),
+    (3, 7, 2),
+    (4, 4, 64),
+    (5, 8, 65),
+    (7, 13, 63),
+    (8, 64, 16),
+    (9, 65, 17),
+    (31, 5, 31),
+    (33, 63, 7),
+    (6, 127, 129),
+    (4, 128, 1),
+    (1, 67, 70),
 ]
 DTYPES = ["float32", "float64"]
 BOUND = {"float32": 3e-5, "float64": 1e-12}
@@ -39,25 +59,6 @@ def close(found, expected, dtype):
 
 def generator(*key):
     return np.random.default_rng([*key])
-
-
-def vector(values, dtype):
-    values = np.atleast_1d(np.asarray(values, dtype=dtype))
-    return Tensor(1, len(values), dtype, values)
-
-
-def scalars_tensor(**values):
-    tensor = Tensor(1, int(Scalar.COUNT), "float64", np.zeros(int(Scalar.COUNT)))
-    for name, value in values.items():
-        tensor.matrix[0, Scalar[name]] = value
-    return tensor
-
-
-def batch_tensor(**values):
-    tensor = Tensor(1, int(Batch.COUNT), "int64", np.zeros(int(Batch.COUNT)))
-    for name, value in values.items():
-        tensor.matrix[0, Batch[name]] = value
-    return tensor
 
 
 def test_contract_and_backend_name_the_same_kernels():
@@ -80,7 +81,11 @@ def test_the_contract_is_consistent():
 def test_dense_forward(shape, dtype, derivative):
     n, features, units = shape
     rng = generator(1, *shape)
-    X, W, b = rng.normal(size=(n, features)), rng.normal(size=(features, units)), rng.normal(size=units)
+    X, W, b = (
+        rng.normal(size=(n, features)),
+        rng.normal(size=(features, units)),
+        rng.normal(size=units),
+    )
     first, last = (0, n) if n < 5 else (2, n - 1)
     tensors = {
         "output": Tensor(n, units, dtype),
@@ -304,7 +309,14 @@ def test_penalize_gradient_and_reduce_tiles(l1, l2, is_weight, dtype):
             "penalties": vector([l1, l2], "float64"),
         }
         last = min(first + tile_rows, height)
-        call("penalize_gradient", dtype, tensors, (columns, is_weight, tile_rows, first_tile), first, last)
+        call(
+            "penalize_gradient",
+            dtype,
+            tensors,
+            (columns, is_weight, tile_rows, first_tile),
+            first,
+            last,
+        )
     expected = G + is_weight * (l2 * W + l1 * np.sign(W))
     close(gradient.matrix, expected, dtype)
     assert np.isnan(norms.matrix[0, [0, 1, 5]]).all()
@@ -321,74 +333,6 @@ def test_penalize_gradient_and_reduce_tiles(l1, l2, is_weight, dtype):
     call("reduce_tiles", dtype, tensors, (3,), 0, 0)
     assert tensors["scalars"].matrix[0, Scalar.NORM] == 5.0
     assert tensors["scalars"].matrix[0, Scalar.LOSS] == 1.75
-
-
-VARIANTS = [
-    *(Optimizer.resolve(name) for name in Optimizer.names()),
-    fb.SGD(0.1, momentum=0.9),
-    fb.SGD(0.1, momentum=0.9, nesterov=True),
-    fb.RMSprop(momentum=0.9),
-    fb.RMSprop(centered=True),
-    fb.RMSprop(centered=True, momentum=0.9),
-    fb.Adam(amsgrad=True),
-    fb.AdamW(weight_decay=0.3, amsgrad=True),
-    fb.Lion(weight_decay=0.3),
-]
-
-
-@dtypes
-@pytest.mark.parametrize("is_weight", [0, 1])
-@pytest.mark.parametrize("optimizer", VARIANTS, ids=str)
-def test_every_optimizer(optimizer, is_weight, dtype):
-    """Twelve steps of begin_step and update_parameters on a tile, clipped, beside the reference."""
-    height, columns, first, last = 7, 5, 2, 6
-    rng = generator(8)
-    P = rng.normal(size=(height, columns)).astype(dtype).astype(float)
-    count = len(optimizer.slots)
-    slots = Tensor(max(count, 1) * height, columns, dtype)
-    for i, slot in enumerate(optimizer.slots):
-        slots.matrix[i * height : (i + 1) * height] = optimizer.initial_slot(slot)
-    scalars = scalars_tensor(CLIP_SCALE=0.5)
-    carry = vector(optimizer.carry or 0.0, "float64")
-    coefficients = Tensor(1, optimizer.coefficient_count, dtype)
-    parameter, transposed = Tensor(height, columns, dtype, P), Tensor(columns, height, dtype)
-    settings = {**optimizer.describe()}
-    del settings["name"]
-    expected, state = P[first:last].copy(), {}
-    for t in range(1, 13):
-        settings["learning_rate"] = optimizer.learning_rate / t
-        scalars.matrix[0, Scalar.STEP] = t
-        scalars.matrix[0, Scalar.LEARNING_RATE] = settings["learning_rate"]
-        begin = {
-            "coefficients": coefficients,
-            "carry": carry,
-            "scalars": scalars,
-            "settings": vector(optimizer.settings or 0.0, "float64"),
-        }
-        call("begin_step", dtype, begin, (), 0, 0, law=optimizer)
-        G = rng.normal(size=(height, columns)).astype(dtype).astype(float)
-        tensors = {
-            "parameter": parameter,
-            "transposed": transposed,
-            "slots": slots,
-            "gradient": Tensor(height, columns, dtype, G),
-            "coefficients": coefficients,
-            "clip": vector(0.6, dtype),
-            "scalars": scalars,
-        }
-        before = call(
-            "update_parameters", dtype, tensors, (columns, is_weight), first, last, law=optimizer
-        )
-        assert rows_untouched(parameter, before["parameter"], first, last)
-        g = np.clip(0.5 * G[first:last], -0.6, 0.6)
-        if optimizer.name == "rprop":
-            settings["learning_rate"] = optimizer.learning_rate  # the first step size only
-        function = reference.OPTIMIZERS[optimizer.name]
-        expected = function(expected, g, state, t, bool(is_weight), **settings)
-        bound = 1e-12 if dtype == "float64" else 2e-5
-        assert np.max(np.abs(parameter.matrix[first:last] - expected)) < bound
-        assert np.array_equal(transposed.matrix[:, first:last], parameter.matrix[first:last].T)
-        assert np.isnan(transposed.matrix[:, :first]).all()
 
 
 def test_the_reference_knows_every_registered_law():

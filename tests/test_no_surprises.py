@@ -22,8 +22,15 @@ def training_engine(parallel, rows=ROWS, **keywords):
 
     network = fb.mlp(20, 96, 50, 3, activation="gelu")
     plan = build_plan(
-        network, "train", "float32", 128, geometry("cpu"), loss=Mse(), optimizer=fb.Adam(),
-        l2=1e-3, **keywords,
+        network,
+        "train",
+        "float32",
+        128,
+        geometry("cpu"),
+        loss=Mse(),
+        optimizer=fb.Adam(),
+        l2=1e-3,
+        **keywords,
     )
     engine = Engine(plan, 1, parallel=parallel)
     rng = np.random.default_rng(0)
@@ -97,7 +104,7 @@ def test_only_what_is_used_is_compiled(small):
     """A float32 network of an unused activation adds kernels; the driver stays the same one."""
     from fastbp.backends.cpu import compiler
 
-    X, y = small
+    X, _ = small
     model = fb.Model(fb.mlp(3, 4, 1, activation=fb.Selu()), dtype="float32")
     model.predict(X)
     laws = {key[2] for key in compiler.COMPILED if len(key) == 4}

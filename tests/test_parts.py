@@ -69,7 +69,10 @@ def test_initial_values(name):
     values = initial_values(name, 3, 0, inputs, units)
     assert values.shape == (inputs, units)
     variance = {
-        "he": 2 / inputs, "lecun": 1 / inputs, "glorot": 2 / (inputs + units), "zeros": 0.0,
+        "he": 2 / inputs,
+        "lecun": 1 / inputs,
+        "glorot": 2 / (inputs + units),
+        "zeros": 0.0,
         "orthogonal": 1 / inputs,
     }[name.split("_")[0]]
     assert values.var() == pytest.approx(variance, rel=0.03)
@@ -120,9 +123,7 @@ def order(rows, seed, epoch):
     return [shuffle.permute(i, rows, bits, keys) for i in range(rows)]
 
 
-@given(
-    rows=st.integers(1, 1500), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 2**40)
-)
+@given(rows=st.integers(1, 1500), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 2**40))
 def test_the_shuffle_is_a_permutation(rows, seed, epoch):
     assert sorted(order(rows, seed, epoch)) == list(range(rows))
 

@@ -53,7 +53,9 @@ def test_permuting_hidden_units_changes_nothing(case, data):
 
 
 @given(
-    inputs=st.integers(1, 70), outputs=st.integers(1, 20), rows=st.integers(1, 200),
+    inputs=st.integers(1, 70),
+    outputs=st.integers(1, 20),
+    rows=st.integers(1, 200),
     seed=st.integers(0, 2**32),
 )
 @settings(max_examples=40)
@@ -69,7 +71,9 @@ def test_a_linear_network_against_its_closed_form(inputs, outputs, rows, seed):
     expected = np.concatenate([(scale * X.T @ residuals).ravel(), scale * residuals.sum(axis=0)])
     assert scaled_error(gradient, expected) < 1e-12
     assert scaled_error(model.loss(X, Y), np.mean(residuals**2)) < 1e-12
-    assert scaled_error(model.jacobian(X[:3]), np.broadcast_to(W.T, (min(rows, 3), *W.T.shape))) == 0
+    assert (
+        scaled_error(model.jacobian(X[:3]), np.broadcast_to(W.T, (min(rows, 3), *W.T.shape))) == 0
+    )
 
 
 @given(

@@ -9,6 +9,7 @@ from strategies import Case, make_targets, scaled_error
 
 import fastbp as fb
 from fastbp import shuffle
+from fastbp.datasets import split_rows
 
 
 def batches(rows, batch_size, epochs, seed=None):
@@ -28,14 +29,31 @@ def compare(case, optimizer, rows_per_batch, epochs, *, shuffled, weighted, **pe
     X, y = case.inputs(), case.targets()
     w = case.sample_weight() if weighted else None
     result = fb.train(
-        model, X, y, loss=case.loss, optimizer=optimizer, epochs=epochs,
-        batch_size=rows_per_batch, shuffle=shuffled, seed=5, sample_weight=w, **penalties,
+        model,
+        X,
+        y,
+        loss=case.loss,
+        optimizer=optimizer,
+        epochs=epochs,
+        batch_size=rows_per_batch,
+        shuffle=shuffled,
+        seed=5,
+        sample_weight=w,
+        **penalties,
     )
     settings = optimizer.describe()
     del settings["name"]
     expected, objectives = reference.train(
-        case.weights(), case.activations, X, y, case.loss, optimizer.name, settings,
-        batches(case.rows, rows_per_batch, epochs, 5 if shuffled else None), w, **penalties,
+        case.weights(),
+        case.activations,
+        X,
+        y,
+        case.loss,
+        optimizer.name,
+        settings,
+        batches(case.rows, rows_per_batch, epochs, 5 if shuffled else None),
+        w,
+        **penalties,
     )
     per_epoch = np.reshape(objectives, (epochs, -1)).mean(axis=1)
     assert scaled_error(result.history["loss"], per_epoch) < 1e-10
@@ -48,15 +66,24 @@ def compare(case, optimizer, rows_per_batch, epochs, *, shuffled, weighted, **pe
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_batches_and_the_smaller_last_one_are_exact(rows_per_batch, shuffled):
     case = Case((4, 9, 3), ("tanh", "identity"), "mse", 53, 3)
-    result = compare(case, fb.SGD(0.05, momentum=0.5), rows_per_batch, 3,
-                     shuffled=shuffled, weighted=False)
+    result = compare(
+        case, fb.SGD(0.05, momentum=0.5), rows_per_batch, 3, shuffled=shuffled, weighted=False
+    )
     assert result.steps == 3 * math.ceil(53 / min(rows_per_batch, 53))
 
 
-@pytest.mark.parametrize("penalties", [
-    {}, {"clip_norm": 0.05}, {"clip_value": 0.01}, {"clip_norm": 0.5, "clip_value": 0.02},
-    {"l1": 0.01, "l2": 0.1}, {"l2": 0.3, "clip_norm": 0.1},
-], ids=str)
+@pytest.mark.parametrize(
+    "penalties",
+    [
+        {},
+        {"clip_norm": 0.05},
+        {"clip_value": 0.01},
+        {"clip_norm": 0.5, "clip_value": 0.02},
+        {"l1": 0.01, "l2": 0.1},
+        {"l2": 0.3, "clip_norm": 0.1},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("loss", ["huber", "cross_entropy"])
 def test_clipping_penalties_and_weights(penalties, loss):
     case = Case((6, 70, 5), ("gelu", "identity"), loss, 41, 8)
@@ -75,7 +102,13 @@ def test_gradient_norm_and_learning_rate_in_the_history(small):
     model = fb.Model(network, dtype="float64")
     _, gradient = model.loss_and_gradient(X, y)
     result = fb.train(
-        model, X, y, optimizer=fb.SGD(0.1), epochs=6, batch_size=50, schedule=fb.StepDecay(2, 0.5),
+        model,
+        X,
+        y,
+        optimizer=fb.SGD(0.1),
+        epochs=6,
+        batch_size=50,
+        schedule=fb.StepDecay(2, 0.5),
         clip_norm=1e-3,
     )
     assert result.history["gradient_norm"][0] == pytest.approx(np.linalg.norm(gradient))
@@ -89,8 +122,16 @@ def test_schedules_act_on_every_step(small):
     X, y = small
     case = fb.mlp(3, 4, 1)
     one, other = fb.Model(case, "float64", 1), fb.Model(case, "float64", 1)
-    fb.train(one, X, y, optimizer=fb.SGD(0.1), epochs=2, batch_size=25,
-             schedule=fb.CosineDecay(), shuffle=False)
+    fb.train(
+        one,
+        X,
+        y,
+        optimizer=fb.SGD(0.1),
+        epochs=2,
+        batch_size=25,
+        schedule=fb.CosineDecay(),
+        shuffle=False,
+    )
     rates = 0.1 * fb.CosineDecay().factors(np.arange(4.0), 2, 4, [])
     for step, rate in enumerate(rates):
         rows = slice(0, 25) if step % 2 == 0 else slice(25, 50)
@@ -103,7 +144,13 @@ def test_reduce_on_plateau_follows_the_validation_loss(small):
     X, y = small
     model = fb.Model(fb.mlp(3, 4, 1), "float64")
     result = fb.train(
-        model, X, y, optimizer=fb.SGD(1e-300), epochs=8, validation=(X, y), threads=1,
+        model,
+        X,
+        y,
+        optimizer=fb.SGD(1e-300),
+        epochs=8,
+        validation=(X, y),
+        threads=1,
         schedule=fb.ReduceOnPlateau(factor=0.5, patience=2),
     )
     found = result.history["learning_rate"] / 1e-300
@@ -114,14 +161,18 @@ def test_validation_by_fraction_and_by_arrays(small):
     X, y = small
     model = fb.Model(fb.mlp(3, 8, 1), dtype="float64")
     result = fb.train(model, X, y, epochs=5, validation=0.2, seed=3)
-    train_rows, held_rows = fb.training.split_rows(50, 0.2, 3)
+    train_rows, held_rows = split_rows(50, 0.2, 3)
     assert len(held_rows) == 10
     assert sorted([*train_rows, *held_rows]) == list(range(50))
     last = model.loss(X[held_rows], y[held_rows])
     assert result.validation_loss == pytest.approx(last, rel=1e-14)
     again = fb.Model(fb.mlp(3, 8, 1), dtype="float64")
     other = fb.train(
-        again, X[train_rows], y[train_rows], epochs=5, seed=3,
+        again,
+        X[train_rows],
+        y[train_rows],
+        epochs=5,
+        seed=3,
         validation=(X[held_rows], y[held_rows]),
     )
     assert np.array_equal(again.parameters, model.parameters)
@@ -146,8 +197,15 @@ def test_patience_restores_the_best_parameters(small):
 
     model = fb.Model(fb.mlp(3, 30, 1, activation="tanh"), dtype="float64")
     result = fb.train(
-        model, X, y, optimizer=fb.Adam(0.3), epochs=200, batch_size=10,
-        validation=(X[::2] + 0.5, y[::2]), patience=6, callbacks=[remember],
+        model,
+        X,
+        y,
+        optimizer=fb.Adam(0.3),
+        epochs=200,
+        batch_size=10,
+        validation=(X[::2] + 0.5, y[::2]),
+        patience=6,
+        callbacks=[remember],
     )
     losses = result.history["validation_loss"]
     assert result.stopped_by == "patience"
@@ -181,76 +239,6 @@ def test_callbacks_stop_training_and_see_the_epochs_parameters(small):
     assert model.loss(X, y) == seen[-1][1]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_standardize_is_training_on_standardised_data(small, dtype):
-    X, y = small
-    X, y = X * [1.0, 1e3, 1e-3] + [0.0, 1e6, -5.0], y * 40.0 + 1e3
-    network = fb.mlp(3, 8, 1, activation="tanh")
-    model, plain = fb.Model(network, dtype), fb.Model(network, dtype)
-    result = fb.train(model, X, y, epochs=20, standardize=True)
-    Z, t = (X - X.mean(0)) / X.std(0), (y - y.mean()) / y.std()
-    expected = fb.train(plain, Z, t, epochs=20)
-    bound = 1e-12 if dtype == "float64" else 1e-5
-    assert scaled_error(model.parameters, plain.parameters) < bound
-    assert result.loss == pytest.approx(expected.loss, rel=bound * 10)
-    assert scaled_error(model.predict(X), plain.predict(Z) * y.std() + y.mean()) < bound
-    assert model.loss(X, y) == pytest.approx(plain.loss(Z, t), rel=bound * 10)
-    jacobian = plain.jacobian(Z) * y.std() / X.std(0)
-    assert scaled_error(model.jacobian(X) * X.std(0), jacobian * X.std(0)) < bound
-    found = model.input_gradient(X, y) * X.std(0)
-    assert scaled_error(found, plain.input_gradient(Z, t)) < bound
-    step = np.array([[1e-4, 0.0, 0.0]])
-    if dtype == "float64":
-        slope = (model.predict(X[:4] + step) - model.predict(X[:4] - step)) / 2e-4
-        assert np.allclose(model.vjp(X[:4], np.ones((4, 1)))[:, 0], slope[:, 0], rtol=1e-6)
-
-
-def test_standardize_fits_on_the_training_rows_only(small):
-    X, y = small
-    model = fb.Model(fb.mlp(3, 4, 1), dtype="float64")
-    fb.train(model, X, y, epochs=1, standardize=True, validation=0.4, seed=2)
-    rows, _ = fb.training.split_rows(50, 0.4, 2)
-    assert np.allclose(model.scaling.input_mean, X[rows].mean(0))
-    assert np.allclose(model.scaling.target_scale, y[rows].std())
-
-
-def test_standardize_keeps_digits_of_columns_with_a_large_mean():
-    """Seconds since 1970 in float32 would have steps of 128."""
-    rng = np.random.default_rng(0)
-    seconds = 1.7e9 + rng.uniform(0, 1000, 400)
-    y = np.sin((seconds - 1.7e9) / 200)
-    model = fb.Model(fb.mlp(1, 32, 32, 1, activation="tanh"), dtype="float32")
-    fb.train(model, seconds[:, None], y, optimizer=fb.Adam(0.01), epochs=300, standardize=True)
-    error = model.predict(seconds[:, None])[:, 0] - y
-    assert np.sqrt(np.mean(error**2)) < 0.1
-
-
-def test_constant_columns_and_classes_are_not_scaled():
-    rng = np.random.default_rng(0)
-    X = np.column_stack([rng.normal(size=60), np.full(60, 0.1), np.full(60, 1e9)])
-    labels = (X[:, 0] > 0).astype(int)
-    model = fb.Model(fb.mlp(3, 8, 2))
-    result = fb.train(model, X, labels, loss="cross_entropy", epochs=60, standardize=True,
-                      optimizer=fb.Adam(0.02))
-    assert model.scaling.input_scale[1:].tolist() == [1.0, 1.0]
-    assert model.scaling.target_mean is None
-    assert (model.predict(X).argmax(1) == labels).mean() > 0.95
-    assert result.loss < 0.3
-
-
-def test_training_goes_on_with_the_scaling_a_model_has(small):
-    X, y = small
-    model = fb.Model(fb.mlp(3, 4, 1), dtype="float64")
-    fb.train(model, X * 3 + 1, y, epochs=2, standardize=True)
-    before = model.scaling
-    first = fb.train(model, X * 3 + 1, y, epochs=1, batch_size=50)
-    assert model.scaling is before
-    assert first.loss == pytest.approx(
-        fb.train(model, X * 3 + 1, y, epochs=1, batch_size=50, optimizer=fb.SGD(1e-300)).loss,
-        rel=0.1,
-    )
-
-
 @pytest.mark.parametrize("loss", fb.losses.Loss.names())
 @pytest.mark.parametrize("optimizer", fb.optimizers.Optimizer.names())
 def test_every_optimizer_lowers_every_loss(loss, optimizer):
@@ -282,7 +270,12 @@ def test_divergence_is_an_error_and_leaves_the_last_finished_epoch(small, clip_n
     history = []
     with pytest.raises(fb.DivergenceError) as caught:
         fb.train(
-            model, X, y, optimizer=fb.SGD(30.0), epochs=200, clip_norm=clip_norm,
+            model,
+            X,
+            y,
+            optimizer=fb.SGD(30.0),
+            epochs=200,
+            clip_norm=clip_norm,
             callbacks=[lambda row, m: history.append(m.parameters.copy())],
         )
     error = caught.value

@@ -2,7 +2,8 @@
 
 A plan names kernels of this table; a backend has a function of the same name for each, whose
 arguments are the tensors and then the sizes listed here, in this order: outputs first, sizes last.
-A kernel works on the rows ``first <= row < last`` of its first tensor (those that run once a batch ignore them).
+A kernel works on the rows ``first <= row < last`` of its first tensor (those that run once a batch
+ignore them).
 
 Every element that a kernel writes is one chain of fused multiply-adds in ascending order of the
 summed index, so it does not depend on how the rows are divided.
@@ -99,8 +100,16 @@ KERNELS: dict[str, KernelContract] = {
         product=True,
     ),
     "elementwise_loss": KernelContract(
-        ("row_loss", "row_weight", "delta", "output", "data_targets", "data_weights", "row_index",
-         "settings"),
+        (
+            "row_loss",
+            "row_weight",
+            "delta",
+            "output",
+            "data_targets",
+            "data_weights",
+            "row_index",
+            "settings",
+        ),
         ("outputs",),
         writes=("row_loss", "row_weight"),
         updates=("delta",),

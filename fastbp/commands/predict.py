@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> Report:
     notes = model.metadata
     if "columns" not in notes:
         raise CheckpointError(
-            f"{options.model}: expected a model that `fastbp train` wrote; this one names no columns"
+            f"{options.model}: expected a model that `fastbp train` wrote; it names no columns"
         )
     table = read_table(options.data)
     outputs = model.predict(table.numbers(notes["columns"]))

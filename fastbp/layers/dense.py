@@ -98,7 +98,7 @@ class Dense(Layer):
             )
 
     def add_gradients(self, builder: PlanBuilder, index: int) -> None:
-        inputs, units = builder.sizes(index)
+        units = self.units
         builder.add_gradient_step(
             "dense_weight_gradient",
             f"{index}.weight",

@@ -30,8 +30,8 @@ class Optimizer(Named):
         Once for each parameter, in the network's precision. `slots` are the parameter's own running
         values; `is_weight` is 1 for weights and 0 for biases (weight decay leaves biases alone).
 
-    Which laws, how many slots and how many coefficients may depend on the settings (momentum 0 needs
-    no slot), so they are properties.
+    Which laws, how many slots and how many coefficients may depend on the settings (momentum 0
+    needs no slot), so they are properties.
     """
 
     learning_rate: float

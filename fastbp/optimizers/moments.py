@@ -147,7 +147,14 @@ def begin_nadam(step, learning_rate, carry, settings):
     from_moment = learning_rate * next_one / (1.0 - product * next_one)
     scale = 1.0 / sqrt(1.0 - power(beta2, step))
     coefficients = (
-        (from_gradient, from_moment, scale, beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon)
+        from_gradient,
+        from_moment,
+        scale,
+        beta1,
+        1.0 - beta1,
+        beta2,
+        1.0 - beta2,
+        epsilon,
     )
     return coefficients, (product,)
 

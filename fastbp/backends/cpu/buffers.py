@@ -82,4 +82,5 @@ class Buffers:
 
     def vector(self, name: str) -> NDArray[Any]:
         """A tensor of one row as a vector."""
-        return self.matrix(name)[0]
+        vector: NDArray[Any] = self.matrix(name)[0]
+        return vector

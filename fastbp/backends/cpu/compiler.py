@@ -19,11 +19,25 @@ from numba.extending import is_jitted, register_jitable
 
 import fastbp.backends.cpu.elementary  # noqa: F401  (lets Numba compile laws)
 
-__all__ = ["SOURCES", "compile_driver", "compile_kernel", "compile_product", "compiled_count", "number_type"]
+__all__ = [
+    "SOURCES",
+    "compile_driver",
+    "compile_kernel",
+    "compile_product",
+    "compiled_count",
+    "number_type",
+]
 
 logger = logging.getLogger("fastbp")
 
 KERNEL_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
+DRIVER_SIGNATURE = (
+    *(types.int64[:, ::1],) * 4,
+    types.int64[::1],
+    *(types.float64[::1],) * 2,
+    types.float64,
+    *(types.int64,) * 4,
+)
 COMPILED: dict[Hashable, Any] = {}
 
 
@@ -64,9 +78,7 @@ def build(decorator: Callable[..., Any], function: Callable[..., Any], cache: bo
     return decorator(cache=False)(function)
 
 
-def compile_kernel(
-    factory: Callable[..., Any], dtype: str, law: Any = None, *counts: int
-) -> int:
+def compile_kernel(factory: Callable[..., Any], dtype: str, law: Any = None, *counts: int) -> int:
     """The address of the kernel that a factory makes; compiled at most once a process.
 
     Parameters
@@ -112,12 +124,14 @@ def compile_product(factory: Callable[..., Any], dtype: str) -> int:
 
 
 def compile_driver(factory: Callable[..., Any], parallel: bool) -> Callable[..., Any]:
-    """The driver, serial or parallel; it runs without the GIL."""
+    """The driver, serial or parallel, compiled now and not in the first epoch; it frees the GIL."""
     key = (factory, parallel)
     if key not in COMPILED:
 
         def decorate(cache: bool) -> Any:
-            return njit(cache=cache, parallel=parallel, nogil=True, error_model="numpy")
+            return njit(
+                DRIVER_SIGNATURE, cache=cache, parallel=parallel, nogil=True, error_model="numpy"
+            )
 
         COMPILED[key] = build(decorate, factory(parallel, SOURCES), cache=True)
     driver: Callable[..., Any] = COMPILED[key]

@@ -58,8 +58,16 @@ def dense_forward(real, sources, law, setting_count):
                     for j in range(columns):
                         tile[i * PRODUCT_COLUMNS + j] = bias[column + j]
                 call_product(
-                    product, tile, offset(inputs, row * inputs_stride), inputs_stride, 1, rows,
-                    offset(weight, column), weight_stride, features, columns,
+                    product,
+                    tile,
+                    offset(inputs, row * inputs_stride),
+                    inputs_stride,
+                    1,
+                    rows,
+                    offset(weight, column),
+                    weight_stride,
+                    features,
+                    columns,
                 )
                 for i in range(rows):
                     values = output[row + i, column : min(column + PRODUCT_COLUMNS, units)]
@@ -93,8 +101,16 @@ def dense_forward_with_derivative(real, sources, law, setting_count):
                     for j in range(columns):
                         tile[i * PRODUCT_COLUMNS + j] = bias[column + j]
                 call_product(
-                    product, tile, offset(inputs, row * inputs_stride), inputs_stride, 1, rows,
-                    offset(weight, column), weight_stride, features, columns,
+                    product,
+                    tile,
+                    offset(inputs, row * inputs_stride),
+                    inputs_stride,
+                    1,
+                    rows,
+                    offset(weight, column),
+                    weight_stride,
+                    features,
+                    columns,
                 )
                 for i in range(rows):
                     last_column = min(column + PRODUCT_COLUMNS, units)
@@ -126,8 +142,15 @@ def dense_backward_data(real, sources):
                 for i in range(TILE):
                     tile[i] = real(0.0)
                 call_product(
-                    product, tile, offset(delta, row * delta_stride), delta_stride, 1, rows,
-                    offset(weight, column), weight_stride, units,
+                    product,
+                    tile,
+                    offset(delta, row * delta_stride),
+                    delta_stride,
+                    1,
+                    rows,
+                    offset(weight, column),
+                    weight_stride,
+                    units,
                     min(PRODUCT_COLUMNS, weight_stride - column),
                 )
                 for i in range(rows):
@@ -156,8 +179,15 @@ def dense_input_gradient(real, sources):
                 for i in range(TILE):
                     tile[i] = real(0.0)
                 call_product(
-                    product, tile, offset(delta, row * delta_stride), delta_stride, 1, rows,
-                    offset(weight, column), weight_stride, units,
+                    product,
+                    tile,
+                    offset(delta, row * delta_stride),
+                    delta_stride,
+                    1,
+                    rows,
+                    offset(weight, column),
+                    weight_stride,
+                    units,
                     min(PRODUCT_COLUMNS, weight_stride - column),
                 )
                 for i in range(rows):
@@ -190,8 +220,15 @@ def dense_weight_gradient(real, sources):
                 for i in range(TILE):
                     tile[i] = real(0.0)
                 call_product(
-                    product, tile, offset(inputs, row), 1, inputs_stride, rows,
-                    offset(delta, column), delta_stride, batch_rows,
+                    product,
+                    tile,
+                    offset(inputs, row),
+                    1,
+                    inputs_stride,
+                    rows,
+                    offset(delta, column),
+                    delta_stride,
+                    batch_rows,
                     min(PRODUCT_COLUMNS, delta_stride - column),
                 )
                 for i in range(rows):

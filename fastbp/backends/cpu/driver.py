@@ -1,8 +1,8 @@
 """The driver: walks a plan's step tables for batch after batch, without Python and without the GIL.
 
-The step tables hold the address of each kernel and of its arguments. A pass is one parallel loop over
-row blocks or tiles; inside, kernels run in order. Nothing is summed across the loop, so the serial and
-the parallel driver give the same bits.
+The step tables hold the address of each kernel and of its arguments. A pass is one parallel loop
+over row blocks or tiles; inside, kernels run in order. Nothing is summed across the loop, so the
+serial and the parallel driver give the same bits.
 """
 
 from __future__ import annotations

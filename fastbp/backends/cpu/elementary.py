@@ -26,7 +26,7 @@ def constant(value, like):
 
 def supply(name, implementation):
     """Register the compiled version of a function of one or two scalars."""
-    overload(getattr(elementary, name), error_model="numpy")(implementation)
+    overload(getattr(elementary, name), jit_options={"error_model": "numpy"})(implementation)
 
 
 def exp(x):

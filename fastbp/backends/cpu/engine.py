@@ -22,9 +22,7 @@ from fastbp.plan import Plan, Step
 __all__ = ["FACTORIES", "Engine", "available_threads", "bind_kernel"]
 
 FACTORIES: dict[str, Callable[..., Any]] = {
-    name: getattr(module, name)
-    for module in (dense, loss, rows, update)
-    for name in module.__all__
+    name: getattr(module, name) for module in (dense, loss, rows, update) for name in module.__all__
 }
 
 # The workqueue layer aborts the process when two threads enter parallel regions together.
@@ -81,10 +79,10 @@ class Engine:
             if parallel is None
             else parallel
         )
-        self.buffers = Buffers(
+        self.buffers: Buffers = Buffers(
             plan, {name: engine.buffers for name, engine in (shared or {}).items()}
         )
-        self.batch = self.buffers.vector("batch")
+        self.batch: NDArray[np.int64] = self.buffers.vector("batch")
         self.scalars = self.buffers.vector("scalars")
         self.learning_rates = np.zeros(1)
         self.bound: dict[str, NDArray[Any]] = {}

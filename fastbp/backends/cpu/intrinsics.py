@@ -129,7 +129,17 @@ def call_kernel(typing_context, address, arguments, first_row, last_row):
 
 @intrinsic
 def call_product(
-    typing_context, address, tile, a, a_row_stride, a_column_stride, rows, b, b_stride, depth, columns
+    typing_context,
+    address,
+    tile,
+    a,
+    a_row_stride,
+    a_column_stride,
+    rows,
+    b,
+    b_stride,
+    depth,
+    columns,
 ):
     """Call the matrix product by address; its arguments are those of `product.multiply_tile`."""
 

@@ -1,8 +1,8 @@
 """Loss kernels: the loss of each row, and the delta that starts the backward pass.
 
-On entry the last layer's delta holds the derivative of its activation; on return it is multiplied by
-the row's sample weight and the derivative of the row's loss. The division by the sum of the weights
-waits for the weight pass, so that rows stay independent.
+On entry the last layer's delta holds the derivative of its activation; on return it is multiplied
+by the row's sample weight and the derivative of the row's loss. The division by the sum of the
+weights waits for the weight pass, so that rows stay independent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The matrix product behind every dense pass.
 
-One routine adds A B to a tile of accumulators. Forward, backward through the data and the gradient of
-the weights are all this product; they differ in what the tile holds before and after, and in the two
-strides with which A is read (the weight gradient reads it transposed).
+One routine adds A B to a tile of accumulators. Forward, backward through the data and the gradient
+of the weights are all this product; they differ in what the tile holds before and after, and in the
+two strides with which A is read (the weight gradient reads it transposed).
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ __all__ = ["multiply_tile"]
 def multiply_tile(real, sources):
     """Make ``multiply_tile`` for a number type."""
 
-    def multiply_tile(
-        tile, a, a_row_stride, a_column_stride, rows, b, b_stride, depth, columns
-    ):
+    def multiply_tile(tile, a, a_row_stride, a_column_stride, rows, b, b_stride, depth, columns):
         """tile[i, j] += sum over k of a[i, k] b[k, j], one fused multiply-add chain, k ascending.
 
         `tile` (PRODUCT_ROWS, PRODUCT_COLUMNS) is updated in its first `rows` rows and `columns`

@@ -1,0 +1,94 @@
+"""The arrays of a training run: checked, split, standardised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbp.arrays import as_inputs, as_targets, as_weights
+from fastbp.losses import Loss
+from fastbp.model import Model
+from fastbp.registry import finite
+from fastbp.scaling import Scaling, prepare_inputs, prepare_targets
+
+__all__ = ["Data", "prepare_data", "split_rows"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Checked arrays as the network sees them."""
+
+    inputs: NDArray[Any]
+    targets: NDArray[Any]
+    weights: NDArray[Any] | None
+
+    @property
+    def rows(self) -> int:
+        """Rows."""
+        return int(self.inputs.shape[0])
+
+
+def split_rows(rows: int, fraction: float, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Row numbers for training and for validation, each in ascending order."""
+    finite("validation", fraction, 0.0, 1.0, open_low=True, open_high=True)
+    held_out = round(rows * fraction)
+    if not 0 < held_out < rows:
+        raise ValueError(
+            f"validation: expected a fraction that leaves rows on both sides of {rows}; "
+            f"got {fraction}"
+        )
+    order = np.random.Generator(np.random.Philox(key=[seed % 2**64, 2**63])).permutation(rows)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def prepare_data(
+    model: Model,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    validation: Any,
+    standardize: bool,
+    loss: Loss,
+    seed: int,
+) -> tuple[Data, Data | None, Scaling | None]:
+    """Check all arrays, hold out the validation part, fit the scaling on the rest."""
+    features, outputs, dtype = model.network.inputs, model.network.outputs, model.dtype
+    # With scaling the raw numbers are taken in float64 and rounded once, after the scaling.
+    raw_dtype = np.float64 if standardize or model.scaling is not None else dtype
+    inputs = as_inputs(X, features, raw_dtype)
+    targets = as_targets(y, loss, inputs.shape[0], outputs, raw_dtype)
+    weights = as_weights(sample_weight, inputs.shape[0], dtype)
+    held_out: tuple[Any, Any, Any] | None = None
+    if isinstance(validation, tuple | list):
+        if len(validation) not in {2, 3}:
+            raise ValueError(
+                f"validation: expected (X, y) or (X, y, sample_weight); got {len(validation)} items"
+            )
+        held_out = (validation[0], validation[1], validation[2] if len(validation) > 2 else None)
+    elif validation is not None:
+        finite("validation", validation)
+        train_rows, held_rows = split_rows(inputs.shape[0], float(validation), seed)
+        held_weights = None if weights is None else weights[held_rows]
+        held_out = (inputs[held_rows], targets[held_rows], held_weights)
+        inputs, targets = inputs[train_rows], targets[train_rows]
+        weights = (
+            None if weights is None else as_weights(weights[train_rows], len(train_rows), dtype)
+        )
+    scaling = model.scaling
+    if standardize:
+        scaling = Scaling.fit(inputs, targets if loss.targets == "real" else None, weights)
+
+    def prepared(X: Any, y: Any, weight: Any, names: tuple[str, str, str]) -> Data:
+        ready = prepare_inputs(X, features, dtype, scaling, names[0])
+        rows = ready.shape[0]
+        target = prepare_targets(y, loss, rows, outputs, dtype, scaling, names[1])
+        return Data(ready, target, as_weights(weight, rows, dtype, names[2]))
+
+    training = prepared(inputs, targets, weights, ("X", "y", "sample_weight"))
+    if held_out is None:
+        return training, None, scaling
+    names = ("validation[0]", "validation[1]", "validation[2]")
+    return training, prepared(*held_out, names), scaling

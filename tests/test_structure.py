@@ -1,0 +1,235 @@
+"""The architecture, held by machine: who imports whom, docstrings, file sizes, no pickle."""
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import fastbp as fb
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fastbp"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+# A room may import from its own floor and from those below it.
+FLOORS = [
+    {"errors", "elementary", "registry"},
+    {
+        "activations",
+        "losses",
+        "optimizers",
+        "schedules",
+        "initializers",
+        "shuffle",
+        "metrics",
+        "tables",
+    },
+    {"arrays", "layers", "result", "progress"},
+    {"network", "scaling"},
+    {"backends.contract"},
+    {"plan"},
+    {"backends", "backends.choose", "backends.cpu"},
+    {"model", "checkpoint"},
+    {"datasets"},
+    {"epochs"},
+    {"training"},
+    {"commands"},
+    {"cli", "__main__", "__init__"},
+]
+
+
+def floor(module):
+    parts = module.split(".")
+    for length in (2, 1):
+        name = ".".join(parts[:length])
+        for height, names in enumerate(FLOORS):
+            if name in names:
+                return height
+    raise AssertionError(f"{module} is on no floor")
+
+
+def module_of(path):
+    parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def imports(path):
+    """(module, whether it is imported for type checkers alone)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        hidden = id(node) in typing_only
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, hidden) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from ((f"{node.module}.{alias.name}", hidden) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_imports_point_downward_and_numba_stays_in_its_backend(path):
+    module = module_of(path)
+    in_cpu = module.startswith("backends.cpu")
+    for name, hidden in imports(path):
+        top = name.split(".")[0]
+        if top in {"numba", "llvmlite"}:
+            assert in_cpu, f"{module} imports {name}"
+        if top != "fastbp" or hidden or module == "__init__":
+            continue
+        target = name.removeprefix("fastbp").removeprefix(".")
+        if not target or target in {"elementary", "shuffle"}:
+            continue
+        if "backends.cpu" in target and not in_cpu:
+            assert module == "backends.choose", f"{module} imports {name}"
+        same_deferred = (module, target.rsplit(".", 1)[0]) in {
+            ("model", "checkpoint"),
+            ("checkpoint", "model"),
+        }
+        assert same_deferred or floor(target) <= floor(module), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_no_file_is_two_rooms_and_none_says_nothing(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    assert ast.get_docstring(ast.parse(text))
+
+
+FORBIDDEN = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "cloudpickle"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_no_pickle_no_eval_no_unsafe_fastmath(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
+            assert not {name.split(".")[0] for name in names} & FORBIDDEN
+        if isinstance(node, ast.Call):
+            assert getattr(node.func, "id", "") not in {"eval", "exec", "compile"}
+            for keyword in node.keywords:
+                constant = getattr(keyword.value, "value", None)
+                assert (keyword.arg, constant) not in {("allow_pickle", True), ("fastmath", True)}
+
+
+PUBLIC = [name for name in dir(fb) if not name.startswith("_")]
+
+
+def public_callables():
+    for name in PUBLIC:
+        value = getattr(fb, name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            yield name, value
+            if inspect.isclass(value) and value.__module__ in {"fastbp.model", "fastbp.network"}:
+                for key, member in vars(value).items():
+                    if inspect.isfunction(member) and not key.startswith("_"):
+                        yield f"{name}.{key}", member
+
+
+CALLABLES = dict(public_callables())
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_every_public_name_has_a_docstring(name):
+    assert (CALLABLES[name].__doc__ or "").strip()
+
+
+def documented_parameters(docstring):
+    """Names under ``Parameters``, in order; None where there is no such section."""
+    match = re.search(r"\n *Parameters\n *-+\n(.*?)(?=\n *\w+\n *-+\n|\Z)", docstring, re.DOTALL)
+    if not match:
+        return None
+    lines = inspect.cleandoc("\n" + match.group(1)).splitlines()
+    names = [line.split(" : ")[0] for line in lines if line and not line.startswith(" ")]
+    return [part.strip().lstrip("*") for entry in names for part in entry.split(",")]
+
+
+def kernel_functions():
+    for path in SOURCES:
+        module = (
+            importlib.import_module(f"fastbp.{module_of(path)}")
+            if path.stem not in {"__main__", "__init__"}
+            else None
+        )
+        for value in vars(module).values() if module else ():
+            if inspect.isfunction(value) and value.__module__ == module.__name__:
+                yield f"{module.__name__}.{value.__name__}", value
+
+
+FUNCTIONS = {**CALLABLES, **dict(kernel_functions())}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_docstrings_and_signatures_agree(name):
+    value = FUNCTIONS[name]
+    documented = documented_parameters(value.__doc__ or "")
+    if documented is None:
+        return
+    parameters = [p for p in inspect.signature(value).parameters if p != "self"]
+    if name == "Model":
+        assert documented == ["network", "dtype", "seed"]
+    else:
+        assert documented == parameters
+
+
+def test_functions_that_users_call_document_parameters_results_and_errors():
+    for name in (
+        "train",
+        "mlp",
+        "load",
+        "Model.predict",
+        "Model.loss",
+        "Model.loss_and_gradient",
+        "Model.vjp",
+        "Model.jacobian",
+        "Model.input_gradient",
+    ):
+        text = CALLABLES[name].__doc__
+        for section in ("Parameters", "Returns", "Raises"):
+            assert f"{section}\n" in text, (name, section)
+
+
+def test_the_promised_public_names():
+    promised = (
+        "Network mlp Dense Model train TrainResult load devices SGD RMSprop Adagrad Adadelta Rprop "
+        "Adam AdamW Adamax NAdam RAdam Lion Huber Quantile LeakyRelu Constant StepDecay "
+        "ExponentialDecay CosineDecay WarmupCosine OneCycle ReduceOnPlateau DivergenceError "
+        "CheckpointError DeviceError"
+    ).split()
+    assert set(promised) <= set(PUBLIC)
+
+
+def test_settings_have_the_promised_order_and_defaults():
+    signatures = {
+        "SGD": "learning_rate=0.01, momentum=0.0, nesterov=False",
+        "RMSprop": "learning_rate=0.01, rho=0.99, momentum=0.0, centered=False, epsilon=1e-08",
+        "Adagrad": "learning_rate=0.01, epsilon=1e-10",
+        "Adadelta": "learning_rate=1.0, rho=0.9, epsilon=1e-06",
+        "Rprop": "learning_rate=0.01, increase=1.2, decrease=0.5, minimum=1e-06, maximum=50.0",
+        "Adam": "learning_rate=0.001, beta1=0.9, beta2=0.999, epsilon=1e-08, amsgrad=False",
+        "AdamW": "learning_rate=0.001, beta1=0.9, beta2=0.999, epsilon=1e-08, amsgrad=False, "
+        "weight_decay=0.01",
+        "Adamax": "learning_rate=0.002, beta1=0.9, beta2=0.999, epsilon=1e-08",
+        "NAdam": "learning_rate=0.002, beta1=0.9, beta2=0.999, epsilon=1e-08, momentum_decay=0.004",
+        "RAdam": "learning_rate=0.001, beta1=0.9, beta2=0.999, epsilon=1e-08",
+        "Lion": "learning_rate=0.0001, beta1=0.9, beta2=0.99, weight_decay=0.0",
+        "Huber": "delta=1.0",
+        "Quantile": "quantile=0.5",
+    }
+    for name, expected in signatures.items():
+        parameters = inspect.signature(getattr(fb, name)).parameters.values()
+        assert ", ".join(f"{p.name}={p.default}" for p in parameters) == expected
+
+
+def test_the_repository_speaks_of_fastbp_alone():
+    """No absolute paths of a workplace in what is committed."""
+    for path in [*SOURCES, *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(?<![\w.])/(work|home|root|tmp)/", text), path

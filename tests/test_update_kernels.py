@@ -1,0 +1,77 @@
+"""Every optimizer through its two kernels, beside the reference, step by step."""
+
+import numpy as np
+import pytest
+import reference
+from kernels import Tensor, call, rows_untouched, scalars_tensor, vector
+
+import fastbp as fb
+from fastbp.backends.contract import Scalar
+from fastbp.optimizers import Optimizer
+
+VARIANTS = [
+    *(Optimizer.resolve(name) for name in Optimizer.names()),
+    fb.SGD(0.1, momentum=0.9),
+    fb.SGD(0.1, momentum=0.9, nesterov=True),
+    fb.RMSprop(momentum=0.9),
+    fb.RMSprop(centered=True),
+    fb.RMSprop(centered=True, momentum=0.9),
+    fb.Adam(amsgrad=True),
+    fb.AdamW(weight_decay=0.3, amsgrad=True),
+    fb.Lion(weight_decay=0.3),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("is_weight", [0, 1])
+@pytest.mark.parametrize("optimizer", VARIANTS, ids=str)
+def test_every_optimizer(optimizer, is_weight, dtype):
+    """Twelve steps of begin_step and update_parameters on a tile, clipped, beside the reference."""
+    height, columns, first, last = 7, 5, 2, 6
+    rng = np.random.default_rng(8)
+    P = rng.normal(size=(height, columns)).astype(dtype).astype(float)
+    count = len(optimizer.slots)
+    slots = Tensor(max(count, 1) * height, columns, dtype)
+    for i, slot in enumerate(optimizer.slots):
+        slots.matrix[i * height : (i + 1) * height] = optimizer.initial_slot(slot)
+    scalars = scalars_tensor(CLIP_SCALE=0.5)
+    carry = vector(optimizer.carry or 0.0, "float64")
+    coefficients = Tensor(1, optimizer.coefficient_count, dtype)
+    parameter, transposed = Tensor(height, columns, dtype, P), Tensor(columns, height, dtype)
+    settings = {**optimizer.describe()}
+    del settings["name"]
+    expected, state = P[first:last].copy(), {}
+    for t in range(1, 13):
+        settings["learning_rate"] = optimizer.learning_rate / t
+        scalars.matrix[0, Scalar.STEP] = t
+        scalars.matrix[0, Scalar.LEARNING_RATE] = settings["learning_rate"]
+        begin = {
+            "coefficients": coefficients,
+            "carry": carry,
+            "scalars": scalars,
+            "settings": vector(optimizer.settings or 0.0, "float64"),
+        }
+        call("begin_step", dtype, begin, (), 0, 0, law=optimizer)
+        G = rng.normal(size=(height, columns)).astype(dtype).astype(float)
+        tensors = {
+            "parameter": parameter,
+            "transposed": transposed,
+            "slots": slots,
+            "gradient": Tensor(height, columns, dtype, G),
+            "coefficients": coefficients,
+            "clip": vector(0.6, dtype),
+            "scalars": scalars,
+        }
+        before = call(
+            "update_parameters", dtype, tensors, (columns, is_weight), first, last, law=optimizer
+        )
+        assert rows_untouched(parameter, before["parameter"], first, last)
+        g = np.clip(0.5 * G[first:last], -0.6, 0.6)
+        if optimizer.name == "rprop":
+            settings["learning_rate"] = optimizer.learning_rate  # the first step size only
+        function = reference.OPTIMIZERS[optimizer.name]
+        expected = function(expected, g, state, t, bool(is_weight), **settings)
+        bound = 1e-12 if dtype == "float64" else 2e-5
+        assert np.max(np.abs(parameter.matrix[first:last] - expected)) < bound
+        assert np.array_equal(transposed.matrix[:, first:last], parameter.matrix[first:last].T)
+        assert np.isnan(transposed.matrix[:, :first]).all()

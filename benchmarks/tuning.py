@@ -112,7 +112,9 @@ def main():
                 "serial": (base, False, 1),
                 **{
                     f"parallel, {threads} threads, blocks of {rows}": (
-                        dataclasses.replace(base, row_block=rows), True, threads,
+                        dataclasses.replace(base, row_block=rows),
+                        True,
+                        threads,
                     )
                     for threads in (2,)
                     for rows in (16, 32)

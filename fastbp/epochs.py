@@ -106,6 +106,7 @@ class Run:
     def train(self, display: NoProgress) -> TrainResult:
         """Run the epochs; the model has usable parameters however this ends."""
         model, settings = self.model, self.settings
+        scaling_before = model.scaling
         self.engine.load_parameters(model.parameters)
         model.scaling = self.scaling
         stopped_by = "epochs"
@@ -128,6 +129,8 @@ class Run:
                         break
         except DivergenceError:
             model.parameters[...] = self.last_good
+            if epochs == 0:  # the parameters are still those that went with the old scaling
+                model.scaling = scaling_before
             raise
         except BaseException:
             self.engine.store_parameters(model.parameters)

@@ -11,20 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.arrays import as_cotangents, as_output_buffer, as_weights
-from fastbp.backends.choose import create_engine, geometry
 from fastbp.backends.contract import Scalar
+from fastbp.engines import Engines
 from fastbp.initializers import initial_values
 from fastbp.losses import Loss
 from fastbp.network import Network
-from fastbp.plan import build_plan
 from fastbp.plan.tables import table
 from fastbp.registry import positive_integer
 from fastbp.scaling import Scaling, prepare_inputs, prepare_targets
 
 __all__ = ["Model"]
-
-# Rows that one batch of a prediction or evaluation holds at most; small requests get small buffers.
-CHUNKS = (1, 32, 1024)
 
 
 class Model:
@@ -71,7 +67,7 @@ class Model:
         self.metadata: dict[str, Any] = {}
         self._parameters = np.zeros(network.parameter_count, dtype=dtype)
         self._weights: dict[str, NDArray[Any]] = {}
-        self._engines: dict[Any, Any] = {}
+        self._engines = Engines(network, dtype)
         start = 0
         for i, (name, specification) in enumerate(network.parameters()):
             block = self._parameters[start : start + specification.size]
@@ -105,10 +101,11 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         # Engines hold addresses of this process.
-        return {**self.__dict__, "_engines": {}, "_weights": {}}
+        return {**self.__dict__, "_engines": None, "_weights": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._engines = Engines(self.network, self.dtype)
         start = 0
         for name, specification in self.network.parameters():
             block = self._parameters[start : start + specification.size]
@@ -129,31 +126,8 @@ class Model:
         )
         return "\n".join(lines)
 
-    # Engines.
-
-    def _engine(self, purpose: str, batch_rows: int, loss: Loss | None = None) -> Any:
-        """An engine for a purpose with this model's parameters, kept for the next call."""
-        key = (purpose, loss, batch_rows)
-        if key not in self._engines:
-            if purpose not in {"predict", "evaluate", "vjp"}:  # sized to the data: keep the last
-                for other in [known for known in self._engines if known[0] == purpose]:
-                    del self._engines[other]
-            plan = build_plan(
-                self.network, purpose, self.dtype, batch_rows, geometry("cpu"), loss=loss
-            )
-            self._engines[key] = create_engine(plan)
-        engine = self._engines[key]
-        engine.load_parameters(self._parameters)
-        return engine
-
-    def _chunk(self, rows: int) -> int:
-        return next((chunk for chunk in CHUNKS if rows <= chunk), CHUNKS[-1])
-
     def _inputs(self, X: Any) -> NDArray[Any]:
         return prepare_inputs(X, self.network.inputs, self.dtype, self.scaling)
-
-    def _targets(self, y: Any, loss: Loss, rows: int) -> NDArray[Any]:
-        return prepare_targets(y, loss, rows, self.network.outputs, self.dtype, self.scaling)
 
     # What a model is for.
 
@@ -186,10 +160,8 @@ class Model:
             outputs = target
         else:
             outputs = np.empty((rows, self.network.outputs), dtype=self.dtype)
-        engine = self._engine("predict", self._chunk(rows))
-        engine.bind("data.inputs", inputs)
-        engine.bind("data.outputs", outputs)
-        engine.run_all(rows)
+        data = {"inputs": inputs, "outputs": outputs}
+        self._engines.run("predict", self._parameters, data)
         if self.scaling is not None:
             self.scaling.outputs(outputs)
         if target is not None and outputs is not target:
@@ -218,10 +190,8 @@ class Model:
             For arrays of the wrong kind or shape, and for targets that the loss does not allow.
         """
         resolved = Loss.resolve(loss)
-        inputs = self._inputs(X)
-        rows = inputs.shape[0]
-        engine = self._bind("evaluate", self._chunk(rows), resolved, inputs, y, sample_weight)
-        engine.run_all(rows)
+        data = self._data(X, y, resolved, sample_weight)
+        engine = self._engines.run("evaluate", self._parameters, data, resolved)
         scalars = engine.scalars
         return float(scalars[Scalar.WEIGHTED_LOSS_SUM] / scalars[Scalar.WEIGHT_SUM])
 
@@ -247,10 +217,8 @@ class Model:
             As for `loss`.
         """
         resolved = Loss.resolve(loss)
-        inputs = self._inputs(X)
-        rows = inputs.shape[0]
-        engine = self._bind("gradient", rows, resolved, inputs, y, sample_weight)
-        engine.run_all(rows)
+        data = self._data(X, y, resolved, sample_weight)
+        engine = self._engines.run("gradient", self._parameters, data, resolved)
         gradient = np.empty_like(self._parameters)
         engine.store_gradient(gradient)
         return float(engine.scalars[Scalar.LOSS]), gradient
@@ -275,13 +243,10 @@ class Model:
             As for `loss`.
         """
         resolved = Loss.resolve(loss)
-        inputs = self._inputs(X)
-        rows = inputs.shape[0]
-        chunk = self._chunk(rows)
-        engine = self._bind("input_gradient", chunk, resolved, inputs, y, sample_weight)
-        gradient = np.empty_like(inputs)
-        engine.bind("data.outputs", gradient)
-        engine.run_all(rows)
+        data = self._data(X, y, resolved, sample_weight)
+        gradient = np.empty_like(data["inputs"])
+        data["outputs"] = gradient
+        engine = self._engines.run("input_gradient", self._parameters, data, resolved)
         gradient *= gradient.dtype.type(1.0 / engine.scalars[Scalar.WEIGHT_SUM])
         return self._by_raw_inputs(gradient)
 
@@ -352,32 +317,22 @@ class Model:
 
     # Helpers.
 
-    def _bind(
-        self,
-        purpose: str,
-        batch_rows: int,
-        loss: Loss,
-        inputs: NDArray[Any],
-        y: Any,
-        sample_weight: Any,
-    ) -> Any:
-        rows = inputs.shape[0]
-        targets = self._targets(y, loss, rows)
-        weights = as_weights(sample_weight, rows, self.dtype)
-        engine = self._engine(purpose, batch_rows, loss)
-        engine.bind("data.inputs", inputs)
-        engine.bind("data.targets", targets)
-        engine.bind("data.weights", weights)
-        return engine
+    def _data(
+        self, X: Any, y: Any, loss: Loss, sample_weight: Any
+    ) -> dict[str, NDArray[Any] | None]:
+        """The checked data tensors of a loss."""
+        inputs = self._inputs(X)
+        rows, outputs = inputs.shape[0], self.network.outputs
+        return {
+            "inputs": inputs,
+            "targets": prepare_targets(y, loss, rows, outputs, self.dtype, self.scaling),
+            "weights": as_weights(sample_weight, rows, self.dtype),
+        }
 
     def _vjp(self, inputs: NDArray[Any], cotangents: NDArray[Any]) -> NDArray[Any]:
-        rows = inputs.shape[0]
-        engine = self._engine("vjp", self._chunk(rows))
         gradient = np.empty_like(inputs)
-        engine.bind("data.inputs", inputs)
-        engine.bind("data.cotangent", cotangents)
-        engine.bind("data.outputs", gradient)
-        engine.run_all(rows)
+        data = {"inputs": inputs, "cotangent": cotangents, "outputs": gradient}
+        self._engines.run("vjp", self._parameters, data)
         return gradient
 
     def _by_raw_inputs(self, gradient: NDArray[Any]) -> NDArray[Any]:

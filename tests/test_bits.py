@@ -72,8 +72,7 @@ def test_serial_parallel_threads_layers_and_processes_agree(dtype):
     assert hash_of_a_training(dtype, parallel=False) == here
     assert hash_of_a_training(dtype) == here
     for threads, parallel, layer in [
-        (1, False, "workqueue"),
-        (1, True, "workqueue"),
+        (1, None, "default"),
         (2, True, "workqueue"),
         (2, True, "omp"),
         (2, None, "default"),

@@ -248,7 +248,8 @@ def test_options_reach_training(flowers, tmp_path, capsys):
         ["--schedule", "constant"],
         ["--validation-fraction", "0.3"],
         ["--test-fraction", "0.5"],
-        ["--dtype", "float64"], ["--clip-norm", "0"],
+        ["--dtype", "float64"],
+        ["--clip-norm", "0"],
     ):
         changed = history(*extra)["training"]["history"][-1]["loss"]
         assert changed != base["training"]["history"][-1]["loss"], extra

@@ -31,6 +31,7 @@ FLOORS = [
     {"backends.contract"},
     {"plan"},
     {"backends", "backends.choose", "backends.cpu"},
+    {"engines"},
     {"model", "checkpoint"},
     {"datasets"},
     {"epochs"},

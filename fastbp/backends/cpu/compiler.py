@@ -8,6 +8,7 @@ closure, an edit anywhere in fastbp misses the cache, as it must.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Hashable
@@ -59,9 +60,15 @@ def number_type(dtype: str) -> Any:
     return {"float32": types.float32, "float64": types.float64}[dtype]
 
 
+@functools.cache
 def compilable(law: Callable[..., Any]) -> Any:
     """A law in a form that kernels may close over; jitted functions are taken as they are."""
     return law if is_jitted(law) else register_jitable(law)
+
+
+def is_own(law: Callable[..., Any] | None) -> bool:
+    """Whether a law is fastbp's, so that the digest of the package's sources covers it."""
+    return law is None or getattr(law, "__module__", "").partition(".")[0] == "fastbp"
 
 
 def compiled_count() -> int:
@@ -100,8 +107,8 @@ def compile_kernel(factory: Callable[..., Any], dtype: str, law: Any = None, *co
         def decorate(cache: bool) -> Any:
             return cfunc(KERNEL_SIGNATURE, cache=cache, error_model="numpy")
 
-        # The pickle of a jitted law differs in every process, so caching it only fills the disk.
-        COMPILED[key] = build(decorate, function, cache=law is None or not is_jitted(law))
+        # A user's law may change without any change in fastbp, and a stale kernel would be silent.
+        COMPILED[key] = build(decorate, function, cache=is_own(law))
     return int(COMPILED[key].address)
 
 

@@ -144,6 +144,12 @@ class Engine:
         for position in self.data_positions[name]:
             self.argument_table[position : position + 3] = entry
 
+    def release(self) -> None:
+        """Let go of the arrays that data tensors point at."""
+        for name in list(self.bound):
+            self.bind(name, None)
+        self.bound.clear()
+
     # Parameters.
 
     def fill_slots(self) -> None:

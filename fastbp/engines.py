@@ -1,0 +1,82 @@
+"""The engines that a model keeps, so that its second call of a kind builds and compiles nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fastbp.backends.choose import create_engine, geometry
+from fastbp.losses import Loss
+from fastbp.network import Network
+from fastbp.plan import build_plan
+
+__all__ = ["Engines"]
+
+# Rows that one batch holds at most; small requests get small buffers.
+CHUNKS = (1, 32, 1024)
+
+
+class Engines:
+    """One engine for each purpose, loss and batch size that was asked for.
+
+    Parameters
+    ----------
+    network : Network
+    dtype : str
+    """
+
+    def __init__(self, network: Network, dtype: str) -> None:
+        self.network = network
+        self.dtype = dtype
+        self.kept: dict[tuple[str, Loss | None, int], Any] = {}
+
+    def get(self, purpose: str, rows: int, loss: Loss | None = None) -> Any:
+        """The engine for a purpose and a number of rows.
+
+        The gradient of the parameters is one batch of all rows, so its engine is sized to the data
+        and only the last one is kept; everything else goes through the rows in chunks.
+        """
+        whole = purpose == "gradient"
+        batch_rows = rows if whole else next((c for c in CHUNKS if rows <= c), CHUNKS[-1])
+        key = (purpose, loss, batch_rows)
+        if key not in self.kept:
+            if whole:
+                self.kept = {known: e for known, e in self.kept.items() if known[0] != purpose}
+            plan = build_plan(
+                self.network, purpose, self.dtype, batch_rows, geometry("cpu"), loss=loss
+            )
+            self.kept[key] = create_engine(plan)
+        return self.kept[key]
+
+    def run(
+        self,
+        purpose: str,
+        parameters: NDArray[Any],
+        data: Mapping[str, NDArray[Any] | None],
+        loss: Loss | None = None,
+    ) -> Any:
+        """Run over all rows of some data; return the engine, which keeps no reference to them.
+
+        Parameters
+        ----------
+        purpose : str
+            Of the plan.
+        parameters : array
+            The flat parameter vector.
+        data : mapping of str to array or None
+            The plan's data tensors: ``inputs``, and what the purpose needs besides.
+        loss : Loss, optional
+        """
+        inputs = data["inputs"]
+        assert inputs is not None
+        engine = self.get(purpose, inputs.shape[0], loss)
+        engine.load_parameters(parameters)
+        try:
+            for name, array in data.items():
+                engine.bind(f"data.{name}", array)
+            engine.run_all(inputs.shape[0])
+        finally:
+            engine.release()
+        return engine

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from fastbp.activations import *  # noqa: F403
     from fastbp.backends.choose import Device as Device
     from fastbp.backends.choose import devices as devices
-    from fastbp.checkpoint import load as load
     from fastbp.errors import CheckpointError as CheckpointError
     from fastbp.errors import DeviceError as DeviceError
     from fastbp.errors import DivergenceError as DivergenceError
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from fastbp.layers import Layer as Layer
     from fastbp.losses import *  # noqa: F403
     from fastbp.model import Model as Model
+    from fastbp.model import load as load
     from fastbp.network import Network as Network
     from fastbp.network import mlp as mlp
     from fastbp.optimizers import *  # noqa: F403
@@ -43,7 +43,7 @@ _HOMES = {
     "Scaling": "scaling",
     "TrainResult": "result",
     "devices": "backends.choose",
-    "load": "checkpoint",
+    "load": "model",
     "mlp": "network",
     "train": "training",
 }

@@ -13,8 +13,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +26,7 @@ from fastbp.errors import CheckpointError
 from fastbp.network import Network
 from fastbp.scaling import Scaling
 
-if TYPE_CHECKING:
-    from fastbp.model import Model
-
-__all__ = ["load", "save_model"]
+__all__ = ["ModelFile", "read_model_file", "write_model_file"]
 
 FORMAT = "fastbp-model-1"
 SCALING = ("input_mean", "input_scale", "target_mean", "target_scale")
@@ -46,21 +44,45 @@ def content_digest(tensors: dict[str, NDArray[Any]], described: Iterable[str]) -
     return digest.hexdigest()
 
 
-def save_model(model: Model, path: str | os.PathLike[str]) -> None:
-    """Write a model; see `Model.save`."""
-    tensors = {name: np.ascontiguousarray(values) for name, values in model.weights.items()}
-    if model.scaling is not None:
+@dataclass
+class ModelFile:
+    """What a model file holds, as plain data.
+
+    Attributes
+    ----------
+    network : Network
+    dtype : str
+    seed : int
+    tensors : dict of str to array
+        The parameters by name.
+    scaling : Scaling or None
+    metadata : dict
+        JSON-able notes.
+    """
+
+    network: Network
+    dtype: str
+    seed: int
+    tensors: dict[str, NDArray[Any]]
+    scaling: Scaling | None
+    metadata: dict[str, Any]
+
+
+def write_model_file(path: str | os.PathLike[str], content: ModelFile) -> None:
+    """Write a model file, whole or not at all."""
+    tensors = {name: np.ascontiguousarray(values) for name, values in content.tensors.items()}
+    if content.scaling is not None:
         for name in SCALING:
-            values = getattr(model.scaling, name)
+            values = getattr(content.scaling, name)
             if values is not None:
                 tensors[f"scaling.{name}"] = np.ascontiguousarray(values)
     described = {
         "format": FORMAT,
         "fastbp_version": importlib.metadata.version("fastbp"),
-        "network": json.dumps(model.network.describe()),
-        "dtype": model.dtype,
-        "seed": str(model.seed),
-        "metadata": json.dumps(model.metadata),
+        "network": json.dumps(content.network.describe()),
+        "dtype": content.dtype,
+        "seed": str(content.seed),
+        "metadata": json.dumps(content.metadata),
     }
     described["sha256"] = content_digest(tensors, described.values())
     write_whole(Path(path), save(tensors, metadata=described))
@@ -84,16 +106,8 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def load(path: str | os.PathLike[str]) -> Model:
-    """Read a model that `Model.save` wrote.
-
-    Parameters
-    ----------
-    path : str or path-like
-
-    Returns
-    -------
-    Model
+def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
+    """Read a model file and check that it is whole.
 
     Raises
     ------
@@ -118,24 +132,20 @@ def load(path: str | os.PathLike[str]) -> Model:
     if stated != content_digest(tensors, (described.get(key, "") for key in order)):
         raise CheckpointError(f"{name}: damaged (its content does not match its SHA-256)")
     try:
-        return rebuild(described, tensors)
+        network = Network.from_description(json.loads(described["network"]))
+        dtype = described["dtype"]
+        for key, specification in network.parameters():
+            found = tensors[key]
+            if found.shape != specification.shape or found.dtype != np.dtype(dtype):
+                raise ValueError(f"{key}: expected {dtype} {specification.shape}")
+        scaling = {key: tensors.pop(f"scaling.{key}", None) for key in SCALING}
+        return ModelFile(
+            network=network,
+            dtype=dtype,
+            seed=int(described["seed"]),
+            tensors=tensors,
+            scaling=None if scaling["input_mean"] is None else Scaling(**scaling),
+            metadata=json.loads(described["metadata"]),
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{name}: cannot be read as a model ({error})") from error
-
-
-def rebuild(described: dict[str, str], tensors: dict[str, NDArray[Any]]) -> Model:
-    """The model that metadata and tensors describe."""
-    from fastbp.model import Model
-
-    network = Network.from_description(json.loads(described["network"]))
-    model = Model(network, dtype=described["dtype"], seed=int(described["seed"]))
-    for name, view in model.weights.items():
-        values = tensors[name]
-        if values.shape != view.shape or values.dtype != view.dtype:
-            raise ValueError(f"{name}: expected {view.dtype} {view.shape}")
-        view[...] = values
-    scaling = {name: tensors.get(f"scaling.{name}") for name in SCALING}
-    if scaling["input_mean"] is not None:
-        model.scaling = Scaling(**scaling)  # type: ignore[arg-type]
-    model.metadata = json.loads(described["metadata"])
-    return model

@@ -20,7 +20,7 @@ from fastbp.plan.tables import table
 from fastbp.registry import positive_integer
 from fastbp.scaling import Scaling, prepare_inputs, prepare_targets
 
-__all__ = ["Model"]
+__all__ = ["Model", "load"]
 
 
 class Model:
@@ -311,9 +311,13 @@ class Model:
         OSError
             If the file cannot be written; an older one of that name stays as it was.
         """
-        from fastbp.checkpoint import save_model
+        from fastbp.checkpoint import ModelFile, write_model_file
 
-        save_model(self, path)
+        weights = dict(self._weights)
+        write_model_file(
+            path,
+            ModelFile(self.network, self.dtype, self.seed, weights, self.scaling, self.metadata),
+        )
 
     # Helpers.
 
@@ -346,3 +350,32 @@ class Model:
         if self.scaling is None or self.scaling.target_scale is None:
             return cotangents
         return np.ascontiguousarray(cotangents * self.scaling.target_scale, dtype=self.dtype)
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read a model that `Model.save` wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it is damaged or is no fastbp model file.
+    """
+    from fastbp.checkpoint import read_model_file
+
+    content = read_model_file(path)
+    model = Model(content.network, dtype=content.dtype, seed=content.seed)
+    for name, view in model.weights.items():
+        view[...] = content.tensors[name]
+    model.scaling = content.scaling
+    model.metadata = content.metadata
+    return model

@@ -82,6 +82,8 @@ def batch_tensor(**values):
 def row_of_arguments(name, tensors, sizes, dtype):
     contract = KERNELS[name]
     assert set(tensors) == set(contract.tensors), name
+    absent = {key for key, tensor in tensors.items() if isinstance(tensor, Absent)}
+    assert absent <= set(contract.optional), name
     assert len(sizes) == len(contract.sizes), name
     numbers = [n for argument in contract.tensors for n in tensors[argument].entry]
     numbers += list(sizes)

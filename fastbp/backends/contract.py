@@ -64,6 +64,8 @@ class KernelContract:
         Tensors that it overwrites; all others are only read.
     updates : tuple of str
         Tensors that it reads and then overwrites in place.
+    optional : tuple of str
+        Tensors that may be absent: address and sizes 0.
     law : str
         The family whose law it compiles in, or "".
     product : bool
@@ -74,6 +76,7 @@ class KernelContract:
     sizes: tuple[str, ...]
     writes: tuple[str, ...]
     updates: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     law: str = ""
     product: bool = False
 
@@ -86,16 +89,10 @@ KERNELS: dict[str, KernelContract] = {
         writes=("inputs", "row_index"),
     ),
     "dense_forward": KernelContract(
-        ("output", "inputs", "weight", "bias", "settings"),
-        ("features", "units"),
-        writes=("output",),
-        law="activation",
-        product=True,
-    ),
-    "dense_forward_with_derivative": KernelContract(
         ("output", "derivative", "inputs", "weight", "bias", "settings"),
         ("features", "units"),
         writes=("output", "derivative"),
+        optional=("derivative",),
         law="activation",
         product=True,
     ),
@@ -113,6 +110,7 @@ KERNELS: dict[str, KernelContract] = {
         ("outputs",),
         writes=("row_loss", "row_weight"),
         updates=("delta",),
+        optional=("data_weights",),
         law="loss",
     ),
     "cross_entropy_loss": KernelContract(
@@ -120,6 +118,7 @@ KERNELS: dict[str, KernelContract] = {
         ("outputs",),
         writes=("row_loss", "row_weight"),
         updates=("delta",),
+        optional=("data_weights",),
     ),
     "multiply_cotangent": KernelContract(
         ("delta", "data_cotangent", "row_index"),
@@ -129,15 +128,9 @@ KERNELS: dict[str, KernelContract] = {
     ),
     "dense_backward_data": KernelContract(
         ("input_delta", "delta", "transposed_weight"),
-        ("features", "units"),
+        ("features", "units", "replace"),
         writes=(),
         updates=("input_delta",),
-        product=True,
-    ),
-    "dense_input_gradient": KernelContract(
-        ("input_gradient", "delta", "transposed_weight"),
-        ("features", "units"),
-        writes=("input_gradient",),
         product=True,
     ),
     "store_rows": KernelContract(
@@ -168,6 +161,7 @@ KERNELS: dict[str, KernelContract] = {
         ("columns", "is_weight"),
         writes=("transposed",),
         updates=("parameter", "slots"),
+        optional=("transposed",),
         law="optimizer",
     ),
     # Once a batch; the sums run in ascending order, in float64.

@@ -8,8 +8,8 @@ from importlib.metadata import version
 from typing import Any
 
 from fastbp.backends.choose import devices
-from fastbp.checkpoint import load
 from fastbp.commands.common import Formatter, Report, add_common
+from fastbp.model import load
 
 __all__ = ["add_parser"]
 

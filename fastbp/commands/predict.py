@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.checkpoint import load
 from fastbp.commands.common import Formatter, Report, add_common, output_path
 from fastbp.commands.train import respond
 from fastbp.errors import CheckpointError
 from fastbp.losses import Loss
 from fastbp.metrics import softmax
+from fastbp.model import load
 from fastbp.tables import read_table, write_csv
 
 __all__ = ["add_parser"]

@@ -7,15 +7,42 @@ that it contributes to a plan. It knows no arrays and no backend.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from fastbp.registry import Named
 
-if TYPE_CHECKING:
-    from fastbp.plan.builder import PlanBuilder
+__all__ = ["Layer", "ParameterSpec", "PlanTables"]
 
-__all__ = ["Layer", "ParameterSpec"]
+
+class PlanTables(Protocol):
+    """What a layer may ask of the plan that is being built."""
+
+    def sizes(self, index: int) -> tuple[int, int]:
+        """Inputs and outputs of a layer."""
+
+    def input_name(self, index: int) -> str:
+        """The tensor that a layer reads."""
+
+    def add_rows(self, name: str, slab: str, columns: int) -> str:
+        """Add a matrix with a row for each row of the batch; return its name."""
+
+    def transpose(self, weight: str) -> str:
+        """The name of the transposed copy of a weight, which updates keep up to date."""
+
+    def absent(self) -> str:
+        """The name of the tensor that is not there."""
+
+    def add_step(
+        self, kernel: str, tensors: Sequence[str], sizes: Sequence[int], law: Any = None
+    ) -> None:
+        """Add a step of the propagation pass; a law's settings become its last tensor."""
+
+    def add_gradient_step(
+        self, kernel: str, parameter: str, tensors: Sequence[str], sizes: Sequence[int]
+    ) -> None:
+        """Add the step that computes the gradient of a parameter tensor."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +92,7 @@ class Layer(Named, ABC):
         """The parameter tensors, in the order in which they lie in `Model.parameters`."""
 
     @abstractmethod
-    def add_forward(self, builder: PlanBuilder, index: int, *, derivative: bool) -> None:
+    def add_forward(self, builder: PlanTables, index: int, *, derivative: bool) -> None:
         """Add the tensors and steps that compute the outputs of layer `index`.
 
         With `derivative`, the derivative of the outputs by what the backward steps see is left in
@@ -73,11 +100,11 @@ class Layer(Named, ABC):
         """
 
     @abstractmethod
-    def add_backward(self, builder: PlanBuilder, index: int, *, inputs_too: bool) -> None:
+    def add_backward(self, builder: PlanTables, index: int, *, inputs_too: bool) -> None:
         """Add the steps that carry the layer's delta to the layer before, or to the inputs."""
 
     @abstractmethod
-    def add_gradients(self, builder: PlanBuilder, index: int) -> None:
+    def add_gradients(self, builder: PlanTables, index: int) -> None:
         """Add the steps that compute the gradients of the layer's parameters."""
 
     @abstractmethod

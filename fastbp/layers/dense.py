@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastbp.activations import Activation
 from fastbp.initializers import resolve_initializer
-from fastbp.layers.base import Layer, ParameterSpec
+from fastbp.layers.base import Layer, ParameterSpec, PlanTables
 from fastbp.registry import positive_integer
-
-if TYPE_CHECKING:
-    from fastbp.plan.builder import PlanBuilder
 
 __all__ = ["Dense"]
 
@@ -71,33 +68,29 @@ class Dense(Layer):
     def label(self) -> str:
         return f"Dense({self.units}, {self.activation.name})"
 
-    def add_forward(self, builder: PlanBuilder, index: int, *, derivative: bool) -> None:
+    def add_forward(self, builder: PlanTables, index: int, *, derivative: bool) -> None:
         inputs, units = builder.sizes(index)
-        output = builder.add_rows(f"{index}.output", "activations", units)
-        tensors = [builder.input_name(index), f"{index}.weight", f"{index}.bias"]
-        kernel = "dense_forward"
-        outputs = [output]
-        if derivative:
-            kernel = "dense_forward_with_derivative"
-            outputs.append(builder.add_rows(f"{index}.delta", "deltas", units))
-        builder.add_step(kernel, [*outputs, *tensors], [inputs, units], law=self.activation)
+        tensors = [
+            builder.add_rows(f"{index}.output", "activations", units),
+            builder.add_rows(f"{index}.delta", "deltas", units) if derivative else builder.absent(),
+            builder.input_name(index),
+            f"{index}.weight",
+            f"{index}.bias",
+        ]
+        builder.add_step("dense_forward", tensors, [inputs, units], law=self.activation)
 
-    def add_backward(self, builder: PlanBuilder, index: int, *, inputs_too: bool) -> None:
+    def add_backward(self, builder: PlanTables, index: int, *, inputs_too: bool) -> None:
         inputs, units = builder.sizes(index)
         if index == 0 and not inputs_too:
             return
-        transposed = builder.transpose(f"{index}.weight")
-        tensors = [f"{index}.delta", transposed]
+        # The delta of the layer before holds its derivative until this step multiplies into it.
+        before = f"{index - 1}.delta"
         if index == 0:
-            gradient = builder.add_rows("inputs.gradient", "deltas", inputs)
-            builder.add_step("dense_input_gradient", [gradient, *tensors], [inputs, units])
-        else:
-            # The delta of the layer before holds its derivative until this step multiplies into it.
-            builder.add_step(
-                "dense_backward_data", [f"{index - 1}.delta", *tensors], [inputs, units]
-            )
+            before = builder.add_rows("inputs.gradient", "deltas", inputs)
+        tensors = [before, f"{index}.delta", builder.transpose(f"{index}.weight")]
+        builder.add_step("dense_backward_data", tensors, [inputs, units, int(index == 0)])
 
-    def add_gradients(self, builder: PlanBuilder, index: int) -> None:
+    def add_gradients(self, builder: PlanTables, index: int) -> None:
         units = self.units
         builder.add_gradient_step(
             "dense_weight_gradient",

@@ -64,6 +64,11 @@ class PlanBuilder:
         self.tensors[name] = Tensor(name, "data", 0, columns, columns, 0)
         return name
 
+    def absent(self) -> str:
+        """The name of the tensor that is not there."""
+        self.tensors["none"] = Tensor("none", "data", 0, 0, 0, 0)
+        return "none"
+
     def transpose(self, weight: str) -> str:
         """The transposed copy of a weight, kept up to date by the update step."""
         name = f"{weight}.transposed"
@@ -222,8 +227,7 @@ def add_weight_pass(
             builder.add(slots, "slots", len(optimizer.slots) * tensor.rows, tensor.columns)
             transposed = f"{name}.transposed"
             if transposed not in builder.tensors:
-                transposed = "none"
-                builder.tensors["none"] = Tensor("none", "data", 0, 0, 0, 0)
+                transposed = builder.absent()
             steps.append(
                 Step(
                     "update_parameters",

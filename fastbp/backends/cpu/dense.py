@@ -27,8 +27,6 @@ __all__ = [
     "dense_backward_data",
     "dense_bias_gradient",
     "dense_forward",
-    "dense_forward_with_derivative",
-    "dense_input_gradient",
     "dense_weight_gradient",
 ]
 
@@ -38,51 +36,9 @@ GRADIENT_SCALE = int(Scalar.GRADIENT_SCALE)
 
 
 def dense_forward(real, sources, law, setting_count):
-    """output = law(inputs @ weight + bias), the value alone."""
+    """output, derivative = law(inputs @ weight + bias); the derivative may be absent."""
 
     def dense_forward(arguments, first_row, last_row):
-        sources  # noqa: B018
-        output = matrix(arguments, 0, real)
-        inputs, inputs_stride = pointer(arguments, 1, real), leading_dimension(arguments, 1)
-        weight, weight_stride = pointer(arguments, 2, real), leading_dimension(arguments, 2)
-        bias = pointer(arguments, 3, real)
-        settings = read_tuple(pointer(arguments, 4, real), 1, setting_count)
-        features, units = size(arguments, 5, 0), size(arguments, 5, 1)
-        product = size(arguments, 5, 2)
-        tile = stack_array(TILE, real)
-        for row in range(first_row, last_row, PRODUCT_ROWS):
-            rows = min(PRODUCT_ROWS, last_row - row)
-            for column in range(0, units, PRODUCT_COLUMNS):
-                columns = min(PRODUCT_COLUMNS, weight_stride - column)
-                for i in range(rows):
-                    for j in range(columns):
-                        tile[i * PRODUCT_COLUMNS + j] = bias[column + j]
-                call_product(
-                    product,
-                    tile,
-                    offset(inputs, row * inputs_stride),
-                    inputs_stride,
-                    1,
-                    rows,
-                    offset(weight, column),
-                    weight_stride,
-                    features,
-                    columns,
-                )
-                for i in range(rows):
-                    values = output[row + i, column : min(column + PRODUCT_COLUMNS, units)]
-                    sums = offset(tile, i * PRODUCT_COLUMNS)
-                    for j in range(values.size):
-                        value, _ = law(sums[j], settings)
-                        values[j] = value
-
-    return dense_forward
-
-
-def dense_forward_with_derivative(real, sources, law, setting_count):
-    """output, derivative = law(inputs @ weight + bias)."""
-
-    def dense_forward_with_derivative(arguments, first_row, last_row):
         sources  # noqa: B018
         output = matrix(arguments, 0, real)
         derivative = matrix(arguments, 1, real)
@@ -96,6 +52,7 @@ def dense_forward_with_derivative(real, sources, law, setting_count):
         for row in range(first_row, last_row, PRODUCT_ROWS):
             rows = min(PRODUCT_ROWS, last_row - row)
             for column in range(0, units, PRODUCT_COLUMNS):
+                last_column = min(column + PRODUCT_COLUMNS, units)
                 columns = min(PRODUCT_COLUMNS, weight_stride - column)
                 for i in range(rows):
                     for j in range(columns):
@@ -113,20 +70,27 @@ def dense_forward_with_derivative(real, sources, law, setting_count):
                     columns,
                 )
                 for i in range(rows):
-                    last_column = min(column + PRODUCT_COLUMNS, units)
                     values = output[row + i, column:last_column]
-                    slopes = derivative[row + i, column:last_column]
                     sums = offset(tile, i * PRODUCT_COLUMNS)
-                    for j in range(values.size):
-                        value, slope = law(sums[j], settings)
-                        values[j] = value
-                        slopes[j] = slope
+                    if derivative.shape[0] > 0:
+                        slopes = derivative[row + i, column:last_column]
+                        for j in range(values.size):
+                            value, slope = law(sums[j], settings)
+                            values[j] = value
+                            slopes[j] = slope
+                    else:
+                        for j in range(values.size):
+                            value, _ = law(sums[j], settings)
+                            values[j] = value
 
-    return dense_forward_with_derivative
+    return dense_forward
 
 
 def dense_backward_data(real, sources):
-    """input_delta *= delta @ weight.T: the derivative that forward left there meets its delta."""
+    """input_delta *= delta @ weight.T: the derivative that forward left there meets its delta.
+
+    With `replace`, input_delta = delta @ weight.T: the inputs of a network have no derivative.
+    """
 
     def dense_backward_data(arguments, first_row, last_row):
         sources  # noqa: B018
@@ -134,7 +98,7 @@ def dense_backward_data(real, sources):
         delta, delta_stride = pointer(arguments, 1, real), leading_dimension(arguments, 1)
         weight, weight_stride = pointer(arguments, 2, real), leading_dimension(arguments, 2)
         features, units = size(arguments, 3, 0), size(arguments, 3, 1)
-        product = size(arguments, 3, 2)
+        replace, product = size(arguments, 3, 2), size(arguments, 3, 3)
         tile = stack_array(TILE, real)
         for row in range(first_row, last_row, PRODUCT_ROWS):
             rows = min(PRODUCT_ROWS, last_row - row)
@@ -154,51 +118,12 @@ def dense_backward_data(real, sources):
                     min(PRODUCT_COLUMNS, weight_stride - column),
                 )
                 for i in range(rows):
-                    slopes = input_delta[row + i, column : min(column + PRODUCT_COLUMNS, features)]
-                    sums = offset(tile, i * PRODUCT_COLUMNS)
-                    for j in range(slopes.size):
-                        slopes[j] *= sums[j]
-
-    return dense_backward_data
-
-
-def dense_input_gradient(real, sources):
-    """input_gradient = delta @ weight.T."""
-
-    def dense_input_gradient(arguments, first_row, last_row):
-        sources  # noqa: B018
-        input_gradient = matrix(arguments, 0, real)
-        delta, delta_stride = pointer(arguments, 1, real), leading_dimension(arguments, 1)
-        weight, weight_stride = pointer(arguments, 2, real), leading_dimension(arguments, 2)
-        features, units = size(arguments, 3, 0), size(arguments, 3, 1)
-        product = size(arguments, 3, 2)
-        tile = stack_array(TILE, real)
-        for row in range(first_row, last_row, PRODUCT_ROWS):
-            rows = min(PRODUCT_ROWS, last_row - row)
-            for column in range(0, features, PRODUCT_COLUMNS):
-                for i in range(TILE):
-                    tile[i] = real(0.0)
-                call_product(
-                    product,
-                    tile,
-                    offset(delta, row * delta_stride),
-                    delta_stride,
-                    1,
-                    rows,
-                    offset(weight, column),
-                    weight_stride,
-                    units,
-                    min(PRODUCT_COLUMNS, weight_stride - column),
-                )
-                for i in range(rows):
-                    values = input_gradient[
-                        row + i, column : min(column + PRODUCT_COLUMNS, features)
-                    ]
+                    values = input_delta[row + i, column : min(column + PRODUCT_COLUMNS, features)]
                     sums = offset(tile, i * PRODUCT_COLUMNS)
                     for j in range(values.size):
-                        values[j] = sums[j]
+                        values[j] = sums[j] if replace != 0 else values[j] * sums[j]
 
-    return dense_input_gradient
+    return dense_backward_data
 
 
 def dense_weight_gradient(real, sources):

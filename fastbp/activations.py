@@ -155,12 +155,15 @@ class GeluTanh(Activation):
         one = constant(1.0, z)
         rate = constant(0.79788456080286535588, z)
         cubic = constant(0.044715, z)
-        square = z * z
-        bend = tanh(rate * z * (one + cubic * square))
+        # Beyond 10 the bend is 1 to the last bit; bounded, its square cannot overflow.
+        bound = constant(10.0, z)
+        near = bound if z > bound else (-bound if z < -bound else z)
+        square = near * near
+        bend = tanh(rate * near * (one + cubic * square))
         inner = rate * (one + constant(3.0, z) * cubic * square)
         return (
             half * z * (one + bend),
-            half * (one + bend) + half * z * (one - bend * bend) * inner,
+            half * (one + bend) + half * near * (one - bend * bend) * inner,
         )
 
 

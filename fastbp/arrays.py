@@ -149,6 +149,9 @@ def as_weights(
 ) -> NDArray[Any] | None:
     """Sample weights as a (rows,) array of numbers of at least 0, not all 0; None stays None.
 
+    Only their ratios matter, so they are scaled by a power of two, exactly, to a largest one
+    between 1/2 and 1: neither they nor their products with a loss leave the range of the dtype.
+
     Raises
     ------
     TypeError, ValueError
@@ -160,7 +163,7 @@ def as_weights(
     if array.ndim != 1:
         raise ValueError(f"{argument}: expected shape ({rows},); got {array.shape}")
     same_rows(argument, array, rows, "X")
-    weights = finite_array(argument, array, dtype)
+    weights = finite_array(argument, array, np.float64)
     if (weights < 0).any():
         where = place(weights < 0)
         raise ValueError(
@@ -168,7 +171,9 @@ def as_weights(
         )
     if not weights.any():
         raise ValueError(f"{argument}: expected a weight above 0 somewhere; got zeros only")
-    return weights
+    _, exponent = np.frexp(weights.max())
+    scaled: NDArray[Any] = np.ldexp(weights, -exponent).astype(dtype)
+    return scaled
 
 
 def as_cotangents(value: Any, rows: int, outputs: int, dtype: Any) -> NDArray[Any]:

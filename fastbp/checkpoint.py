@@ -6,15 +6,12 @@ flushed to the disk and then renamed, so a reader sees the old file or the new o
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fastbp.errors import CheckpointError
+from fastbp.files import write_whole
 from fastbp.network import Network
 from fastbp.scaling import Scaling
 
@@ -85,25 +83,7 @@ def write_model_file(path: str | os.PathLike[str], content: ModelFile) -> None:
         "metadata": json.dumps(content.metadata),
     }
     described["sha256"] = content_digest(tensors, described.values())
-    write_whole(Path(path), save(tensors, metadata=described))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file by new content, or leave it as it was and raise OSError."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes private files; this one is for sharing
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    write_whole(path, save(tensors, metadata=described))
 
 
 def read_model_file(path: str | os.PathLike[str]) -> ModelFile:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fastbp: error: {error}", file=sys.stderr)
         return 1
     if options.json:
-        print(json.dumps(report.data, indent=2))
+        print(report.json())
     elif not options.quiet:
         print(report.text)
     return 0

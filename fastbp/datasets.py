@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.arrays import as_inputs, as_targets, as_weights
+from fastbp.initializers import keyed_generator
 from fastbp.losses import Loss
 from fastbp.model import Model
 from fastbp.registry import finite
 from fastbp.scaling import Scaling, prepare_inputs, prepare_targets
 
 __all__ = ["Data", "prepare_data", "split_rows"]
+
+SPLIT_STREAM = 2**63  # of the generator: apart from those of the initial values, which count up
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,18 @@ class Data:
         return int(self.inputs.shape[0])
 
 
-def split_rows(rows: int, fraction: float, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Row numbers for training and for validation, each in ascending order."""
-    finite("validation", fraction, 0.0, 1.0, open_low=True, open_high=True)
+def split_rows(
+    rows: int, fraction: float, seed: int, argument: str = "validation"
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Row numbers that stay and row numbers that are held out, each in ascending order."""
+    finite(argument, fraction, 0.0, 1.0, open_low=True, open_high=True)
     held_out = round(rows * fraction)
     if not 0 < held_out < rows:
         raise ValueError(
-            f"validation: expected a fraction that leaves rows on both sides of {rows}; "
+            f"{argument}: expected a fraction that leaves rows on both sides of {rows}; "
             f"got {fraction}"
         )
-    order = np.random.Generator(np.random.Philox(key=[seed % 2**64, 2**63])).permutation(rows)
+    order = keyed_generator(seed, SPLIT_STREAM).permutation(rows)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 

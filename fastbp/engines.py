@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ __all__ = ["Engines"]
 
 # Rows that one batch holds at most; small requests get small buffers.
 CHUNKS = (1, 32, 1024)
+MOST_KEPT = 12
 
 
 class Engines:
@@ -31,6 +34,7 @@ class Engines:
         self.network = network
         self.dtype = dtype
         self.kept: dict[tuple[str, Loss | None, int], Any] = {}
+        self.lock = threading.Lock()
 
     def get(self, purpose: str, rows: int, loss: Loss | None = None) -> Any:
         """The engine for a purpose and a number of rows.
@@ -47,17 +51,23 @@ class Engines:
             plan = build_plan(
                 self.network, purpose, self.dtype, batch_rows, geometry("cpu"), loss=loss
             )
+            while len(self.kept) >= MOST_KEPT:
+                del self.kept[next(iter(self.kept))]
             self.kept[key] = create_engine(plan)
         return self.kept[key]
 
+    @contextlib.contextmanager
     def run(
         self,
         purpose: str,
         parameters: NDArray[Any],
         data: Mapping[str, NDArray[Any] | None],
         loss: Loss | None = None,
-    ) -> Any:
-        """Run over all rows of some data; return the engine, which keeps no reference to them.
+    ) -> Iterator[Any]:
+        """Run over all rows of some data and lend the engine, to read its results.
+
+        One thread at a time: the engine's buffers hold the results until the block ends. The
+        engine keeps no reference to the data.
 
         Parameters
         ----------
@@ -71,12 +81,13 @@ class Engines:
         """
         inputs = data["inputs"]
         assert inputs is not None
-        engine = self.get(purpose, inputs.shape[0], loss)
-        engine.load_parameters(parameters)
-        try:
-            for name, array in data.items():
-                engine.bind(f"data.{name}", array)
-            engine.run_all(inputs.shape[0])
-        finally:
-            engine.release()
-        return engine
+        with self.lock:
+            engine = self.get(purpose, inputs.shape[0], loss)
+            engine.load_parameters(parameters)
+            try:
+                for name, array in data.items():
+                    engine.bind(f"data.{name}", array)
+                engine.run_all(inputs.shape[0])
+                yield engine
+            finally:
+                engine.release()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastbp.backends.choose import create_engine, geometry
 from fastbp.backends.contract import Scalar, Status
@@ -25,8 +26,6 @@ from fastbp.schedules import Schedule
 
 __all__ = ["Callback", "Run", "Settings"]
 
-# An epoch is cut into calls of about this many seconds, so that Ctrl-C lands soon.
-CALL_SECONDS = 0.04
 EVALUATION_ROWS = 1024
 
 Callback = Callable[[np.void, Model], Any]
@@ -95,12 +94,12 @@ class Run:
             )
             bind(self.evaluator, held_out)
         bind(self.engine, training)
-        self.calls = 1  # batches in one call of the driver
-        self.history = np.zeros(settings.epochs, dtype=HISTORY_DTYPE)
+        self.history: list[np.void] = []
         self.watched: list[float] = []
         self.best = model.parameters.copy()
         self.best_epoch = 0
         self.last_good = model.parameters.copy()
+        self.current = model.parameters.copy()
         self.training_seconds = 0.0
 
     def train(self, display: NoProgress) -> TrainResult:
@@ -113,20 +112,18 @@ class Run:
         started = time.perf_counter()
         epochs = 0
         try:
-            with display:
-                for epoch in range(settings.epochs):
-                    row = self.run_epoch(epoch)
-                    epochs = epoch + 1
-                    self.engine.store_parameters(self.last_good)
-                    self.remember_best(epoch)
-                    speed = self.training.rows * epochs / max(self.training_seconds, 1e-9)
-                    display.update(row, speed)
-                    if self.stopped_by_callback(row):
-                        stopped_by = "callback"
-                        break
-                    if self.out_of_patience(epoch):
-                        stopped_by = "patience"
-                        break
+            for epoch in range(settings.epochs):
+                row = self.run_epoch(epoch)
+                epochs = epoch + 1
+                self.remember_best(epoch)
+                speed = self.training.rows * epochs / max(self.training_seconds, 1e-9)
+                display.update(row, speed)
+                if self.stopped_by_callback(row):
+                    stopped_by = "callback"
+                    break
+                if self.out_of_patience(epoch):
+                    stopped_by = "patience"
+                    break
         except DivergenceError:
             model.parameters[...] = self.last_good
             if epochs == 0:  # the parameters are still those that went with the old scaling
@@ -134,6 +131,8 @@ class Run:
             raise
         except BaseException:
             self.engine.store_parameters(model.parameters)
+            if self.engine.scalars[Scalar.STEP] == 0:
+                model.scaling = scaling_before
             raise
         seconds = time.perf_counter() - started
         use_best = settings.patience is not None
@@ -147,58 +146,69 @@ class Run:
         total = self.steps_per_epoch * settings.epochs
         first = epoch * self.steps_per_epoch
         steps = np.arange(first, first + self.steps_per_epoch, dtype=np.float64)
-        factors = settings.schedule.factors(steps, self.steps_per_epoch, total, self.watched)
-        rates = np.ascontiguousarray(settings.optimizer.learning_rate * factors, dtype=np.float64)
+        rates = settings.optimizer.learning_rate * self.factors(steps, total)
         engine.begin_epoch(
             self.training.rows,
             shuffle_seed=settings.seed if settings.shuffle else None,
             epoch=epoch,
             learning_rates=rates,
         )
-        self.run_batches(epoch)
+        status, done = engine.run_in_calls(self.steps_per_epoch)
+        if status is not Status.DONE:
+            quantity = "loss" if status is Status.LOSS_NOT_FINITE else "gradient"
+            self.diverged(quantity, epoch, done)
         self.training_seconds += time.perf_counter() - started
-        row = self.history[epoch]
-        row["epoch"] = epoch + 1
-        row["loss"] = engine.scalars[Scalar.LOSS_SUM] / self.steps_per_epoch
-        row["gradient_norm"] = engine.scalars[Scalar.NORM_SUM] / self.steps_per_epoch
-        row["learning_rate"] = rates[0]
-        row["validation_loss"] = self.validate(epoch)
-        row["seconds"] = time.perf_counter() - started
+        engine.store_parameters(self.current)
+        if not np.isfinite(self.current).all():
+            self.diverged("parameter", epoch, self.steps_per_epoch - 1)
+        values = (
+            epoch + 1,
+            engine.scalars[Scalar.LOSS_SUM] / self.steps_per_epoch,
+            self.validate(epoch),
+            rates[0],
+            engine.scalars[Scalar.NORM_SUM] / self.steps_per_epoch,
+            time.perf_counter() - started,
+        )
+        row = np.array([values], dtype=HISTORY_DTYPE)[0]
+        self.history.append(row)
+        self.last_good[...] = self.current
         watch = "loss" if self.held_out is None else "validation_loss"
         self.watched.append(float(row[watch]))
         return row
 
-    def run_batches(self, epoch: int) -> None:
-        """All batches of an epoch, in calls short enough for Ctrl-C."""
-        done = 0
-        while done < self.steps_per_epoch:
-            last = min(done + self.calls, self.steps_per_epoch)
-            started = time.perf_counter()
-            status, completed = self.engine.run(done, last)
-            elapsed = time.perf_counter() - started
-            if status is not Status.DONE:
-                self.diverged(status, epoch, done + completed)
-            if last - done == self.calls:  # a full call: aim the next one at CALL_SECONDS
-                ratio = CALL_SECONDS / max(elapsed, 1e-6)
-                self.calls = max(1, int(self.calls * min(max(ratio, 0.25), 8.0)))
-            done = last
+    def factors(self, steps: NDArray[np.float64], total: int) -> NDArray[np.float64]:
+        """The schedule's factors, checked: a schedule may be the user's own."""
+        schedule = self.settings.schedule
+        found = schedule.factors(steps, self.steps_per_epoch, total, self.watched)
+        factors = np.array(found, dtype=np.float64)
+        if factors.shape != steps.shape:
+            raise ValueError(
+                f"schedule: expected {schedule.name} to give factors of shape {steps.shape}; "
+                f"got {factors.shape}"
+            )
+        if not (np.isfinite(factors) & (factors >= 0)).all():
+            raise ValueError(
+                f"schedule: expected {schedule.name} to give finite factors of at least 0; "
+                f"got {factors[~(np.isfinite(factors) & (factors >= 0))][0]}"
+            )
+        return factors
 
     def validate(self, epoch: int) -> float:
         """The validation loss, or NaN without validation data."""
         if self.evaluator is None or self.held_out is None:
             return math.nan
-        status = self.evaluator.run_all(self.held_out.rows)
-        if status is not Status.DONE:
-            self.diverged(status, epoch, self.steps_per_epoch - 1, "validation ")
+        self.evaluator.run_all(self.held_out.rows)
         sums = self.evaluator.scalars
-        return float(sums[Scalar.WEIGHTED_LOSS_SUM] / sums[Scalar.WEIGHT_SUM])
+        loss = float(sums[Scalar.WEIGHTED_LOSS_SUM] / sums[Scalar.WEIGHT_SUM])
+        if not math.isfinite(loss):
+            self.diverged("validation loss", epoch, self.steps_per_epoch - 1)
+        return loss
 
-    def diverged(self, status: Status, epoch: int, batch: int, which: str = "") -> None:
-        quantity = "loss" if status is Status.LOSS_NOT_FINITE else "gradient"
+    def diverged(self, quantity: str, epoch: int, batch: int) -> None:
         step = epoch * self.steps_per_epoch + batch + 1
         kept = "initial parameters" if epoch == 0 else f"parameters of epoch {epoch}"
         raise DivergenceError(
-            f"the {which}{quantity} is no longer finite at step {step} (epoch {epoch + 1}); the "
+            f"the {quantity} is no longer finite at step {step} (epoch {epoch + 1}); the "
             f"model has the {kept}. A smaller learning rate, clip_norm, or standardize=True helps.",
             epoch=epoch + 1,
             step=step,
@@ -222,7 +232,7 @@ class Run:
         return patience is not None and epoch + 1 - self.best_epoch >= patience
 
     def result(self, stopped_by: str, epochs: int, seconds: float, best_epoch: int) -> TrainResult:
-        history = self.history[:epochs].copy()
+        history = np.array(self.history, dtype=HISTORY_DTYPE)
         messages = {
             "epochs": f"All {epochs} epochs were run.",
             "patience": f"The watched loss did not fall for {self.settings.patience} epochs; the "

@@ -13,7 +13,7 @@ class DivergenceError(ArithmeticError):
     epoch, step : int
         Epoch (counted from 1) and step of the whole run (counted from 1) that failed.
     quantity : str
-        What was not finite: ``"loss"`` or ``"gradient"``.
+        What was not finite: ``"loss"``, ``"gradient"``, ``"parameter"`` or ``"validation loss"``.
     """
 
     def __init__(self, message: str, *, epoch: int, step: int, quantity: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["INITIALIZERS", "initial_values", "resolve_initializer"]
+__all__ = ["INITIALIZERS", "initial_values", "keyed_generator", "resolve_initializer"]
 
 Values = NDArray[np.float64]
 INITIALIZERS: dict[str, Callable[[np.random.Generator, int, int], Values]] = {}
@@ -74,8 +74,11 @@ def lecun_uniform(generator: np.random.Generator, inputs: int, units: int) -> Va
 @initializer
 def orthogonal(generator: np.random.Generator, inputs: int, units: int) -> Values:
     """Orthonormal rows or columns, whichever are fewer (Saxe, McClelland and Ganguli 2014)."""
+    from threadpoolctl import threadpool_limits
+
     tall = generator.standard_normal((max(inputs, units), min(inputs, units)))
-    q, r = np.linalg.qr(tall)
+    with threadpool_limits(1, "blas"):  # the bits of LAPACK depend on its number of threads
+        q, r = np.linalg.qr(tall)
     q *= np.sign(np.diag(r))  # makes the draw uniform over the orthogonal matrices
     return q if inputs >= units else np.ascontiguousarray(q.T)
 
@@ -86,6 +89,12 @@ def zeros(generator: np.random.Generator, inputs: int, units: int) -> Values:
     return np.zeros((inputs, units))
 
 
+def keyed_generator(seed: int, stream: int) -> np.random.Generator:
+    """NumPy's Philox generator for a seed and a stream, both of 64 bits."""
+    key = np.array([seed % 2**64, stream], dtype=np.uint64)  # a list would go through float64
+    return np.random.Generator(np.random.Philox(key=key))
+
+
 def resolve_initializer(name: str, argument: str = "initializer") -> str:
     """The name itself, if it is a known one.
 
@@ -94,7 +103,7 @@ def resolve_initializer(name: str, argument: str = "initializer") -> str:
     ValueError
         For an unknown name; the valid ones are listed.
     """
-    if name not in INITIALIZERS:
+    if not isinstance(name, str) or name not in INITIALIZERS:
         raise ValueError(
             f"{argument}: expected one of {', '.join(sorted(INITIALIZERS))}; got {name!r}"
         )
@@ -113,5 +122,5 @@ def initial_values(name: str, seed: int, tensor: int, inputs: int, units: int) -
     inputs, units : int
         Fan-in and fan-out, the shape of the result.
     """
-    generator = np.random.Generator(np.random.Philox(key=[seed % 2**64, tensor]))
+    generator = keyed_generator(seed, tensor)
     return INITIALIZERS[name](generator, inputs, units)

@@ -14,6 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastbp.elementary import constant, exp, log1p, sigmoid, tanh
 from fastbp.registry import Named, finite
 
@@ -35,6 +38,10 @@ class Loss(Named):
 
     targets: ClassVar[str] = "real"
     law: ClassVar[Callable[..., Any] | None] = None
+
+    def response(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
+        """What the outputs say in the target's units (rates, probabilities), in float64."""
+        return np.asarray(outputs, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,10 @@ class Poisson(Loss):
 
     targets: ClassVar[str] = "count"
 
+    def response(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
+        """Rates, exp(o)."""
+        return np.asarray(np.exp(super().response(outputs)))
+
     @staticmethod
     def law(output, target, settings):
         rate = exp(output)
@@ -146,6 +157,12 @@ class BinaryCrossEntropy(Loss):
     """-y log(sigmoid(o)) - (1 - y) log(1 - sigmoid(o)), from the logit o, y in [0, 1]."""
 
     targets: ClassVar[str] = "probability"
+
+    def response(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
+        """Probabilities, 1 / (1 + exp(-o))."""
+        from scipy.special import expit
+
+        return np.asarray(expit(super().response(outputs)))
 
     @staticmethod
     def law(output, target, settings):
@@ -163,6 +180,12 @@ class CrossEntropy(Loss):
     """-log(softmax(o)[y]), from logits o and the integer label y of the row."""
 
     targets: ClassVar[str] = "class"
+
+    def response(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
+        """Probabilities of the classes, softmax(o), for every row."""
+        from scipy.special import softmax
+
+        return np.asarray(softmax(super().response(outputs), axis=1))
 
 
 @dataclass(frozen=True)

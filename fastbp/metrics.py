@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["classification_metrics", "regression_metrics", "softmax"]
+__all__ = ["classification_metrics", "regression_metrics"]
 
 
 def regression_metrics(targets: NDArray[Any], predictions: NDArray[Any]) -> dict[str, float]:
@@ -58,10 +58,3 @@ def classification_metrics(
         "recall": recall,
         "confusion": confusion.tolist(),
     }
-
-
-def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """exp(o_j) / sum_k exp(o_k) for every row, in float64."""
-    wide = np.asarray(logits, dtype=np.float64)
-    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))

@@ -16,9 +16,9 @@ from fastbp.engines import Engines
 from fastbp.initializers import initial_values
 from fastbp.losses import Loss
 from fastbp.network import Network
-from fastbp.plan.tables import table
 from fastbp.registry import positive_integer
 from fastbp.scaling import Scaling, prepare_inputs, prepare_targets
+from fastbp.text import table
 
 __all__ = ["Model", "load"]
 
@@ -156,12 +156,17 @@ class Model:
         target = None
         if out is not None:
             target = as_output_buffer(out, rows, self.network.outputs, self.dtype)
-        if target is not None and target.flags.c_contiguous:
+        if (
+            target is not None
+            and target.flags.c_contiguous
+            and not np.may_share_memory(inputs, target)
+        ):
             outputs = target
         else:
             outputs = np.empty((rows, self.network.outputs), dtype=self.dtype)
         data = {"inputs": inputs, "outputs": outputs}
-        self._engines.run("predict", self._parameters, data)
+        with self._engines.run("predict", self._parameters, data):
+            pass
         if self.scaling is not None:
             self.scaling.outputs(outputs)
         if target is not None and outputs is not target:
@@ -191,9 +196,9 @@ class Model:
         """
         resolved = Loss.resolve(loss)
         data = self._data(X, y, resolved, sample_weight)
-        engine = self._engines.run("evaluate", self._parameters, data, resolved)
-        scalars = engine.scalars
-        return float(scalars[Scalar.WEIGHTED_LOSS_SUM] / scalars[Scalar.WEIGHT_SUM])
+        with self._engines.run("evaluate", self._parameters, data, resolved) as engine:
+            sums = engine.scalars
+            return float(sums[Scalar.WEIGHTED_LOSS_SUM] / sums[Scalar.WEIGHT_SUM])
 
     def loss_and_gradient(
         self, X: Any, y: Any, loss: str | Loss = "mse", sample_weight: Any = None
@@ -218,10 +223,10 @@ class Model:
         """
         resolved = Loss.resolve(loss)
         data = self._data(X, y, resolved, sample_weight)
-        engine = self._engines.run("gradient", self._parameters, data, resolved)
         gradient = np.empty_like(self._parameters)
-        engine.store_gradient(gradient)
-        return float(engine.scalars[Scalar.LOSS]), gradient
+        with self._engines.run("gradient", self._parameters, data, resolved) as engine:
+            engine.store_gradient(gradient)
+            return float(engine.scalars[Scalar.LOSS]), gradient
 
     def input_gradient(
         self, X: Any, y: Any, loss: str | Loss = "mse", sample_weight: Any = None
@@ -246,8 +251,8 @@ class Model:
         data = self._data(X, y, resolved, sample_weight)
         gradient = np.empty_like(data["inputs"])
         data["outputs"] = gradient
-        engine = self._engines.run("input_gradient", self._parameters, data, resolved)
-        gradient *= gradient.dtype.type(1.0 / engine.scalars[Scalar.WEIGHT_SUM])
+        with self._engines.run("input_gradient", self._parameters, data, resolved) as engine:
+            gradient *= gradient.dtype.type(1.0 / engine.scalars[Scalar.WEIGHT_SUM])
         return self._by_raw_inputs(gradient)
 
     def vjp(self, X: Any, v: Any) -> NDArray[Any]:
@@ -336,7 +341,8 @@ class Model:
     def _vjp(self, inputs: NDArray[Any], cotangents: NDArray[Any]) -> NDArray[Any]:
         gradient = np.empty_like(inputs)
         data = {"inputs": inputs, "cotangent": cotangents, "outputs": gradient}
-        self._engines.run("vjp", self._parameters, data)
+        with self._engines.run("vjp", self._parameters, data):
+            pass
         return gradient
 
     def _by_raw_inputs(self, gradient: NDArray[Any]) -> NDArray[Any]:

@@ -43,6 +43,7 @@ class ProgressBar(NoProgress):
             total=self.epochs,
             unit="epoch",
             dynamic_ncols=True,
+            desc="compiling",
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]",
         )
         return self
@@ -61,6 +62,7 @@ class ProgressBar(NoProgress):
         if not math.isnan(row["validation_loss"]):
             parts.append(f"validation {row['validation_loss']:.4g}")
         parts.append(f"{samples_per_second:,.0f} samples/s")
+        self.bar.set_description_str("", refresh=False)
         self.bar.set_postfix_str(", ".join(parts), refresh=False)
         self.bar.update(1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import operator
 import re
 from typing import Any, ClassVar, TypeVar
@@ -16,6 +17,11 @@ T = TypeVar("T", bound="Named")
 def snake_case(name: str) -> str:
     """``LogCosh`` -> ``log_cosh``; acronyms stay together: ``RMSprop`` -> ``rmsprop``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def is_own(member: type) -> bool:
+    """Whether a class is fastbp's and not a user's."""
+    return member.__module__.partition(".")[0] == "fastbp"
 
 
 class Named:
@@ -38,6 +44,9 @@ class Named:
         else:
             if "name" not in cls.__dict__:
                 cls.name = snake_case(cls.__name__)
+            present = cls.registry.get(cls.name)
+            if present is not None and is_own(present) and not is_own(cls):
+                raise ValueError(f"{cls.family}: the name {cls.name!r} is taken by fastbp's own")
             cls.registry[cls.name] = cls
 
     @classmethod
@@ -118,12 +127,13 @@ def finite(
     ValueError
         If it is not finite, or outside the interval; the ends belong to it unless opened.
     """
-    if isinstance(value, bool) or not hasattr(value, "__float__") or isinstance(value, complex):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{argument}: expected a number; got {type(value).__name__}")
-    inside = (low < value if open_low else low <= value) and (
-        value < high if open_high else value <= high
+    number = float(value)
+    inside = (low < number if open_low else low <= number) and (
+        number < high if open_high else number <= high
     )
-    if not (math.isfinite(value) and inside):
+    if not (math.isfinite(number) and inside):
         left = f"{'(' if open_low or math.isinf(low) else '['}{low:g}"
         right = f"{high:g}{')' if open_high or math.isinf(high) else ']'}"
         raise ValueError(f"{argument}: expected a finite number in {left}, {right}; got {value!r}")
@@ -139,7 +149,7 @@ def positive_integer(argument: str, value: Any, low: int = 1) -> int:
     ValueError
         If it is below `low`.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(
             f"{argument}: expected an integer of at least {low}; "
             f"got {type(value).__name__} {value!r}"

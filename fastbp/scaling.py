@@ -17,13 +17,21 @@ Vector = NDArray[np.float64]
 
 
 def mean_and_scale(array: NDArray[Any], weights: NDArray[Any] | None) -> tuple[Vector, Vector]:
-    """Weighted mean and standard deviation of each column; a constant column has scale 1."""
+    """Weighted mean and standard deviation of each column; a constant column has scale 1.
+
+    Columns are brought to a largest magnitude of 1 first, so that no square leaves the range of
+    float64. A column is constant when it varies by no more than its own rounding.
+    """
     wide = np.asarray(array, dtype=np.float64)
-    mean = np.average(wide, axis=0, weights=weights)
-    scale = np.sqrt(np.average((wide - mean) ** 2, axis=0, weights=weights))
-    # Rounding leaves a constant column with a tiny scale that would blow up its noise.
-    constant = scale <= 1e-12 * np.maximum(np.abs(mean), np.finfo(np.float64).tiny)
-    return mean, np.where(constant, 1.0, scale)
+    largest = np.abs(wide).max(axis=0)
+    unit = np.where(largest > 0, largest, 1.0)
+    near = wide / unit
+    mean = np.average(near, axis=0, weights=weights)
+    scale = np.sqrt(np.average((near - mean) ** 2, axis=0, weights=weights))
+    constant = np.ptp(near, axis=0) <= 4 * np.finfo(np.float64).eps
+    scale = scale * unit
+    constant |= scale == 0  # rows of weight zero may be all that varies
+    return mean * unit, np.where(constant, 1.0, scale)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,9 @@
 computed alone: by any thread, in any order, on a GPU, or after a restart. Keys come from the
 counter-based generator Philox-4x32-10.
 
-Everything here is law-like: plain integer arithmetic below 2**63 in two's complement, so that the
-same lines run in the interpreter and compiled.
+Everything here is law-like: plain integer arithmetic, so that the same lines run in the interpreter
+and compiled. Products of two 32-bit words wrap in a compiled 64-bit integer; that changes no bit,
+because a result is used only in its lowest 32 bits after at most one shift by 32.
 
 Sources: Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3, 2011 (Philox);
 Mitchell, Stokes, Frank and Holmes, Bandwidth-optimal random shuffling for GPUs, 2022 (a bijection

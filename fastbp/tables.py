@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
-import math
+import io
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastbp.files import write_whole
 
 __all__ = ["Table", "read_table"]
 
@@ -27,11 +30,13 @@ class Table:
         Where it came from, for messages.
     columns : dict of str to array
         Numbers (float64 or as stored) or strings.
+    lines : list of int or None
+        The line of a text file, counted from 1, on which each row ends.
     """
 
     path: str
     columns: dict[str, NDArray[Any]]
-    lines: bool = False
+    lines: list[int] | None = None
 
     @property
     def rows(self) -> int:
@@ -75,8 +80,8 @@ class Table:
         return matrix
 
     def place(self, row: int) -> str:
-        """A row in the words of the file: CSV lines count from 1 and the header is one."""
-        return f"line {row + 2}" if self.lines else f"row {row}"
+        """A row in the words of its file."""
+        return f"row {row}" if self.lines is None else f"line {self.lines[row]}"
 
     def refuse_text(self, name: str, column: NDArray[Any]) -> None:
         for i, cell in enumerate(column):
@@ -116,7 +121,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     if name.endswith((".npz", ".npy")):
         table = Table(name, dict(read_arrays(name)))
     else:
-        table = Table(name, read_csv(name), lines=True)
+        table = Table(name, *read_csv(name))
     if not table.columns or table.rows == 0:
         raise ValueError(f"{name}: expected at least one row of data; got none")
     lengths = {len(column) for column in table.columns.values()}
@@ -137,7 +142,10 @@ def read_arrays(path: str) -> Iterator[tuple[str, NDArray[Any]]]:
         )
     except Exception as error:  # whatever NumPy or zipfile says of a damaged file
         raise ValueError(f"{path}: cannot be read as NumPy arrays ({error})") from None
-    for key, array in arrays.items():
+    for key, stored_array in arrays.items():
+        array: NDArray[Any] = stored_array
+        if array.dtype.kind == "S":
+            array = np.char.decode(array, "utf-8", "replace")
         if array.dtype.names:
             for field in array.dtype.names:
                 yield field, array[field]
@@ -161,24 +169,27 @@ def number(cell: str) -> float | None:
         return None
 
 
-def read_csv(path: str) -> dict[str, NDArray[Any]]:
-    """The columns of a CSV file."""
+def read_csv(path: str) -> tuple[dict[str, NDArray[Any]], list[int]]:
+    """The columns of a CSV file, and the line on which each row ends."""
     opener = gzip.open if path.endswith(".gz") else open
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             header = [cell.strip() for cell in next(reader, [])]
-            rows = []
+            rows, lines = [], []
             for cells in reader:
+                if not cells and len(header) == 1:
+                    cells = [""]  # noqa: PLW2901  (a line of one empty cell looks blank)
                 if not cells:
-                    continue  # a blank line
+                    continue
                 if len(cells) != len(header):
                     raise ValueError(
                         f"{path}: expected {len(header)} cells as in the header; "
                         f"got {len(cells)} in line {reader.line_num}"
                     )
                 rows.append(cells)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+                lines.append(reader.line_num)
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read as CSV ({error})") from None
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
@@ -191,18 +202,14 @@ def read_csv(path: str) -> dict[str, NDArray[Any]]:
             columns[name] = np.array(values, dtype=np.float64)
         else:
             columns[name] = np.array(cells)
-    return columns
+    return columns, lines
 
 
 def write_csv(path: Path | str, columns: dict[str, list[Any]]) -> None:
-    """Write columns as CSV with a header; floats with all their digits."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for row in zip(*columns.values(), strict=True):
-            writer.writerow(
-                [
-                    repr(cell) if isinstance(cell, float) and math.isfinite(cell) else cell
-                    for cell in row
-                ]
-            )
+    """Write columns as CSV with a header, whole or not at all; floats with all their digits."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow([repr(cell) if isinstance(cell, float) else cell for cell in row])
+    write_whole(path, text.getvalue().encode())

@@ -138,8 +138,9 @@ def train(
     training, held_out, scaling = prepare_data(
         model, X, y, sample_weight, validation, standardize, settings.loss, settings.seed
     )
-    run = Run(model, settings, training, held_out, scaling)
-    return run.train(display)
+    with display:  # before the engines are built: the first time, kernels are compiled
+        run = Run(model, settings, training, held_out, scaling)
+        return run.train(display)
 
 
 def check_settings(

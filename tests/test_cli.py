@@ -31,8 +31,9 @@ def trained_housing(tmp_path_factory):
 def test_the_main_job(trained_housing):
     folder, report, shown = trained_housing
     for word in (
-        "16,512 rows",
-        "4,128 to test",
+        "14,861 rows to train on",
+        "1,651 for validation",
+        "4,128 for the test",
         "128, relu",
         "parameters",
         "cpu",

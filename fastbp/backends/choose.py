@@ -48,7 +48,7 @@ def devices() -> list[Device]:
     -------
     list of Device
     """
-    from fastbp.backends.cpu.engine import available_threads
+    from fastbp.backends.cpu.threads import available_threads
 
     threads = available_threads()
     numba = importlib.metadata.version("numba")
@@ -86,7 +86,7 @@ def resolve_threads(threads: int | None) -> int:
     TypeError, ValueError
         For anything but an integer from 1 to the number that this process can have.
     """
-    from fastbp.backends.cpu.engine import available_threads
+    from fastbp.backends.cpu.threads import available_threads
 
     most = available_threads()
     if threads is None:

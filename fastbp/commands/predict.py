@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import numpy as np
-
 from fastbp.commands.common import Formatter, Report, add_common, output_path
-from fastbp.commands.train import respond
 from fastbp.errors import CheckpointError
 from fastbp.losses import Loss
-from fastbp.metrics import softmax
 from fastbp.model import load
 from fastbp.tables import read_table, write_csv
 
@@ -40,20 +36,20 @@ def run(options: argparse.Namespace) -> Report:
     """Load, read, predict, write."""
     model = load(options.model)
     notes = model.metadata
-    if "columns" not in notes:
+    if not {"columns", "target", "classes", "loss"} <= set(notes):
         raise CheckpointError(
             f"{options.model}: expected a model that `fastbp train` wrote; it names no columns"
         )
     table = read_table(options.data)
     outputs = model.predict(table.numbers(notes["columns"]))
     columns: dict[str, list[Any]] = {}
+    response = Loss.resolve(notes["loss"]).response(outputs)
     if notes["classes"] is None:
-        values = respond(Loss.resolve(notes["loss"]), outputs[:, 0])
-        columns[notes["target"]] = values.astype(np.float64).tolist()
+        columns[notes["target"]] = response[:, 0].tolist()
     else:
         classes = notes["classes"]
         columns[notes["target"]] = [classes[i] for i in outputs.argmax(axis=1)]
-        for name, share in zip(classes, softmax(outputs).T, strict=True):
+        for name, share in zip(classes, response.T, strict=True):
             columns[f"probability of {name}"] = share.tolist()
     path = output_path(options.output, options.data, "_predictions.csv")
     write_csv(path, columns)

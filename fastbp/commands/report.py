@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastbp.plan.tables import table
 from fastbp.result import TrainResult
+from fastbp.text import table
 
 __all__ = ["classification_text", "regression_text", "training_text"]
 
@@ -15,7 +15,11 @@ def training_text(data: dict[str, Any], result: TrainResult) -> str:
     rows = data["rows"]
     threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
     pairs = [
-        ("data", f"{data['data']}: {rows['train']:,} rows to train on, {rows['test']:,} to test"),
+        (
+            "data",
+            f"{data['data']}: {rows['train']:,} rows to train on, {rows['validation']:,} for "
+            f"validation, {rows['test']:,} for the test",
+        ),
         ("network", f"{data['network']}, {data['parameters']:,} parameters"),
         ("device", f"{result.device}, {threads}"),
         ("epochs", f"{result.epochs} ({result.steps:,} steps). {result.message}"),

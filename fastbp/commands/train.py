@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,13 @@ from fastbp.activations import Activation
 from fastbp.commands.common import Formatter, Report, add_common, output_path
 from fastbp.commands.report import classification_text, regression_text, training_text
 from fastbp.datasets import split_rows
+from fastbp.files import write_whole
 from fastbp.losses import Loss
 from fastbp.metrics import classification_metrics, regression_metrics
 from fastbp.model import Model
 from fastbp.network import mlp
 from fastbp.optimizers import AdamW, Optimizer
-from fastbp.registry import finite
+from fastbp.registry import finite, positive_integer
 from fastbp.schedules import Schedule
 from fastbp.tables import Table, read_table
 from fastbp.training import train
@@ -136,8 +139,14 @@ def run(options: argparse.Namespace) -> Report:
         raise ValueError(f"{table.path}: expected a column besides the target; got none")
     X = table.numbers(features)
     classes, y = read_target(table, options.target, target, options.task)
-    finite("--test-fraction", options.test_fraction, 0.0, 1.0, open_low=True, open_high=True)
-    train_rows, test_rows = split_rows(len(X), options.test_fraction, options.seed + TEST_SEED)
+    seed = positive_integer("--seed", options.seed, low=0)
+    train_rows, test_rows = split_rows(
+        len(X), options.test_fraction, seed + TEST_SEED, "--test-fraction"
+    )
+    # Checked here as well, so that the message has the option's name.
+    fit_rows, held_rows = split_rows(
+        len(train_rows), options.validation_fraction, seed, "--validation-fraction"
+    )
     loss = Loss.resolve(options.loss or ("mse" if classes is None else "cross_entropy"), "--loss")
     if (loss.targets == "class") != (classes is not None):
         task = "regression" if classes is None else "classification"
@@ -173,10 +182,14 @@ def run(options: argparse.Namespace) -> Report:
         "loss": loss.name,
     }
     model.save(output)
-    picture = draw_learning_curve(result.history, output.with_suffix(".png"))
+    picture = draw_learning_curve(result.history, picture_path(output))
     data: dict[str, Any] = {
         "data": options.data,
-        "rows": {"train": len(train_rows), "test": len(test_rows)},
+        "rows": {
+            "train": len(fit_rows),
+            "validation": len(held_rows),
+            "test": len(test_rows),
+        },
         "network": str(network),
         "parameters": network.parameter_count,
         "training": result.as_dict(),
@@ -186,7 +199,7 @@ def run(options: argparse.Namespace) -> Report:
     predictions = model.predict(X[test_rows])
     if classes is None:
         trivial = np.full(len(test_rows), y[train_rows].mean())
-        data["test"] = regression_metrics(y[test_rows], respond(loss, predictions[:, 0]))
+        data["test"] = regression_metrics(y[test_rows], loss.response(predictions)[:, 0])
         data["trivial"] = regression_metrics(y[test_rows], trivial)
         measured = regression_text(options.target, data["test"], data["trivial"])
     else:
@@ -197,15 +210,6 @@ def run(options: argparse.Namespace) -> Report:
         data["trivial"] = {"accuracy": float((labels == common).mean())}
         measured = classification_text(options.target, data["test"], data["trivial"])
     return Report(training_text(data, result) + "\n\n" + measured, data)
-
-
-def respond(loss: Loss, outputs: NDArray[Any]) -> NDArray[Any]:
-    """Raw outputs in the target's units: rates for poisson, probabilities for binary logits."""
-    if loss.targets == "count":
-        return np.exp(outputs.astype(np.float64))
-    if loss.targets == "probability":
-        return 1.0 / (1.0 + np.exp(-outputs.astype(np.float64)))
-    return outputs
 
 
 def parse_layers(text: str) -> list[int]:
@@ -261,7 +265,13 @@ def read_target(
     return names, labels.astype(np.int64)
 
 
-def draw_learning_curve(history: NDArray[np.void], path: Any) -> str | None:
+def picture_path(output: Path) -> Path:
+    """Beside the model, under its name, and never the model itself."""
+    path = output.with_suffix(".png")
+    return path if path != output else output.with_name(f"{output.name}.learning_curve.png")
+
+
+def draw_learning_curve(history: NDArray[np.void], path: Path) -> str | None:
     """Draw loss and validation loss over the epochs, where matplotlib is installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -280,5 +290,7 @@ def draw_learning_curve(history: NDArray[np.void], path: Any) -> str | None:
     axes.set(xlabel="epoch", ylabel="loss", yscale="log", title=path.stem)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, format="png")
+    write_whole(path, content.getvalue())
     return str(path)

@@ -34,7 +34,8 @@ def update_rprop(parameter, gradient, slots, coefficients, is_weight):
 class Rprop(Optimizer):
     """Resilient backpropagation: a step size for each parameter, grown while the sign holds.
 
-    The learning rate is the first step size. For full batches.
+    The learning rate is the first step size and nothing else, so a schedule has no effect. For full
+    batches.
 
     Source: Riedmiller and Braun, A direct adaptive method for faster backpropagation learning: the
     RPROP algorithm, 1993.

@@ -10,7 +10,7 @@ from fastbp.backends.contract import Batch, Scalar
 from fastbp.losses import Loss
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
-from fastbp.plan.tables import Geometry, Plan, Slab, Step, Tensor, Tile
+from fastbp.plan.plan import Geometry, Plan, Slab, Step, Tensor, Tile
 from fastbp.shuffle import ROUNDS
 
 __all__ = ["PlanBuilder", "build_plan"]

@@ -40,8 +40,9 @@ class Buffers:
                 self.slabs[slab.name] = shared[slab.name].slabs[slab.name]
             else:
                 self.allocate(slab)
-        for name, values in plan.values.items():
-            self.vector(name)[: len(values)] = values
+        with np.errstate(over="ignore"):  # a setting beyond float32 acts as infinity
+            for name, values in plan.values.items():
+                self.vector(name)[: len(values)] = values
 
     def allocate(self, slab: Slab) -> None:
         """One aligned allocation with a guard zone of one alignment unit on either side."""

@@ -7,7 +7,6 @@ closure, an edit anywhere in fastbp misses the cache, as it must.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import logging
@@ -77,11 +76,17 @@ def compiled_count() -> int:
 
 
 def build(decorator: Callable[..., Any], function: Callable[..., Any], cache: bool) -> Any:
-    """Apply a Numba decorator, with the disk cache where the disk allows it."""
+    """Apply a Numba decorator, with the disk cache where the disk allows it.
+
+    Whatever goes wrong with the cache (no folder, a full disk, a truncated or damaged file, which
+    raises whatever unpickling raises) is a miss; a fault of the kernel itself is raised by the
+    second attempt.
+    """
     if cache:
-        with contextlib.suppress(OSError, RuntimeError, EOFError, ValueError):
+        try:
             return decorator(cache=True)(function)
-        logger.debug("the kernel cache is not usable; compiling %s without it", function.__name__)
+        except Exception as error:
+            logger.debug("compiling %s without the cache: %r", function.__name__, error)
     return decorator(cache=False)(function)
 
 

@@ -79,15 +79,15 @@ def run_batches(parallel, sources):
                     call_kernel(propagation[s, 0], propagation[s, 1], first_row, last_row)
             if once[0, 0] != 0:
                 call_kernel(once[0, 0], once[0, 1], 0, 0)
-                if not math.isfinite(scalars[LOSS]):
-                    return LOSS_NOT_FINITE, number - first_batch
-            if once[1, 0] == 0:
+            if once[1, 0] == 0:  # no update: what is not finite goes into the results
                 for t in prange(tile_count):
                     for s in range(tiles[t, 0], tiles[t, 1]):
                         call_kernel(
                             weight_steps[s, 0], weight_steps[s, 1], tiles[t, 3], tiles[t, 4]
                         )
                 continue
+            if not math.isfinite(scalars[LOSS]):
+                return LOSS_NOT_FINITE, number - first_batch
             scalars[STEP] += 1.0
             scalars[LEARNING_RATE] = learning_rates[number]
             scalars[CLIP_SCALE] = 1.0

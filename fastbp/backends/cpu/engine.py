@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,22 +15,18 @@ from fastbp.backends.contract import KERNELS, Batch, Scalar, Status
 from fastbp.backends.cpu import dense, driver, loss, product, rows, update
 from fastbp.backends.cpu.buffers import Buffers
 from fastbp.backends.cpu.compiler import compile_driver, compile_kernel, compile_product
+from fastbp.backends.cpu.threads import may_run_parallel, parallel_region
 from fastbp.backends.cpu.tuning import PARALLEL_MULTIPLY_ADDS
 from fastbp.plan import Plan, Step
 
-__all__ = ["FACTORIES", "Engine", "available_threads", "bind_kernel"]
+__all__ = ["FACTORIES", "Engine", "bind_kernel"]
 
 FACTORIES: dict[str, Callable[..., Any]] = {
     name: getattr(module, name) for module in (dense, loss, rows, update) for name in module.__all__
 }
 
-# The workqueue layer aborts the process when two threads enter parallel regions together.
-PARALLEL_REGION = threading.Lock()
-
-
-def available_threads() -> int:
-    """The most threads that a parallel region can have in this process."""
-    return int(numba.config.NUMBA_NUM_THREADS)
+# The driver is called for about this many seconds at a time, so that Ctrl-C lands soon.
+CALL_SECONDS = 0.04
 
 
 def bind_kernel(step: Step, dtype: str) -> int:
@@ -91,7 +86,8 @@ class Engine:
         self.has_transposed = any(slab.name == "transposed" for slab in plan.slabs)
         self.build_tables()
         self.fill_slots()
-        self.driver = compile_driver(driver.run_batches, self.parallel)
+        self.batches_in_a_call = 1
+        compile_driver(driver.run_batches, self.parallel)  # now, and not in the first epoch
 
     # Tables.
 
@@ -226,8 +222,10 @@ class Engine:
     def run(self, first_batch: int, last_batch: int) -> tuple[Status, int]:
         """Run some batches of the epoch; return how it ended and how many were completed."""
         plan = self.plan
-        with self.threads_set():
-            status, done = self.driver(
+        parallel = self.parallel and may_run_parallel()
+        run_batches = compile_driver(driver.run_batches, parallel)
+        with parallel_region(self.threads) if parallel else contextlib.nullcontext():
+            status, done = run_batches(
                 self.propagation,
                 self.once,
                 self.weight_steps,
@@ -243,22 +241,23 @@ class Engine:
             )
         return Status(status), done
 
-    def run_all(self, data_rows: int) -> Status:
+    def run_in_calls(self, batches: int) -> tuple[Status, int]:
+        """Run all batches of the epoch, in calls short enough for Ctrl-C."""
+        done = 0
+        while done < batches:
+            last = min(done + self.batches_in_a_call, batches)
+            started = time.perf_counter()
+            status, completed = self.run(done, last)
+            elapsed = time.perf_counter() - started
+            if status is not Status.DONE:
+                return status, done + completed
+            if last - done == self.batches_in_a_call:  # a full call: aim the next at CALL_SECONDS
+                ratio = min(max(CALL_SECONDS / max(elapsed, 1e-6), 0.25), 8.0)
+                self.batches_in_a_call = max(1, int(self.batches_in_a_call * ratio))
+            done = last
+        return Status.DONE, done
+
+    def run_all(self, data_rows: int) -> None:
         """Run every batch of a data set once, in order."""
         self.begin_epoch(data_rows)
-        status, _ = self.run(0, -(-data_rows // self.plan.batch_rows))
-        return status
-
-    @contextlib.contextmanager
-    def threads_set(self) -> Iterator[None]:
-        """Numba's thread count set for a parallel driver, and put back."""
-        if not self.parallel:
-            yield
-            return
-        with PARALLEL_REGION:
-            before = numba.get_num_threads()
-            numba.set_num_threads(self.threads)
-            try:
-                yield
-            finally:
-                numba.set_num_threads(before)
+        self.run_in_calls(-(-data_rows // self.plan.batch_rows))

@@ -38,13 +38,17 @@ def elementwise_loss(real, sources, law, setting_count):
         for i in range(first_row, last_row):
             row = row_index[i]
             weight = weights[row] if weights.size > 0 else real(1.0)
+            row_weight[i] = weight
+            if weight == real(0.0):  # its loss may be infinite, and still counts for nothing
+                row_loss[i] = real(0.0)
+                delta[i, :outputs] = real(0.0)
+                continue
             total = real(0.0)
             for j in range(outputs):
                 loss, derivative = law(output[i, j], targets[row, j], settings)
                 total += loss
                 delta[i, j] *= weight * (derivative / real(outputs))
             row_loss[i] = weight * (total / real(outputs))
-            row_weight[i] = weight
 
     return elementwise_loss
 
@@ -66,6 +70,11 @@ def cross_entropy_loss(real, sources):
             row = row_index[i]
             label = labels[row]
             weight = weights[row] if weights.size > 0 else real(1.0)
+            row_weight[i] = weight
+            if weight == real(0.0):
+                row_loss[i] = real(0.0)
+                delta[i, :outputs] = real(0.0)
+                continue
             largest = output[i, 0]
             for j in range(1, outputs):
                 if output[i, j] > largest:
@@ -78,7 +87,6 @@ def cross_entropy_loss(real, sources):
                 hit = real(1.0) if j == label else real(0.0)
                 delta[i, j] *= weight * (share - hit)
             row_loss[i] = weight * (math.log(total) + (largest - output[i, label]))
-            row_weight[i] = weight
 
     return cross_entropy_loss
 

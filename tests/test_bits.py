@@ -4,12 +4,17 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import cases
 
 import fastbp as fb
+from fastbp.backends.cpu import tuning
 
 SCRIPT = """
 import sys
@@ -105,9 +110,40 @@ def test_seed_decides_everything_and_other_seeds_differ(small):
     assert len({parameters(0, 0), parameters(1, 0), parameters(0, 1)}) == 3
 
 
-def test_thread_count_is_put_back():
-    import numba
+def test_orthogonal_initial_values_do_not_depend_on_threads():
+    script = (
+        "import hashlib; from fastbp.initializers import initial_values;"
+        "print(hashlib.sha256(initial_values('orthogonal', 0, 0, 700, 500).tobytes()).hexdigest())"
+    )
+    hashes = set()
+    for threads in ("1", "2"):
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        run = subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        hashes.add(run.stdout)
+    assert len(hashes) == 1
 
-    before = numba.get_num_threads()
-    hash_of_a_training("float32", threads=1, parallel=True)
-    assert numba.get_num_threads() == before
+
+@given(
+    case=cases(), row_block=st.sampled_from([1, 3, 4, 7, 200]), tile=st.sampled_from([1, 64, 700])
+)
+@settings(max_examples=40)
+def test_gradients_do_not_depend_on_blocks_and_tiles(case, row_block, tile):
+    """Any division of rows and of parameters gives the same bits."""
+    model = case.model("float32")
+    X, y = case.inputs(), case.targets()
+    expected = model.loss_and_gradient(X, y, case.loss)
+    before = tuning.GEOMETRY
+    tuning.GEOMETRY = replace(before, row_block=row_block, tile_elements=tile)
+    try:
+        other = case.model("float32")
+        loss, gradient = other.loss_and_gradient(X, y, case.loss)
+    finally:
+        tuning.GEOMETRY = before
+    assert loss == expected[0]
+    assert np.array_equal(gradient, expected[1])

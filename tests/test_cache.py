@@ -70,3 +70,16 @@ def test_a_cache_folder_that_cannot_be_used_is_no_error(package, tmp_path):
     blocked = tmp_path / "blocked"
     blocked.write_text("not a folder", encoding="utf-8")
     assert float(run(package, blocked / "cache")) > 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
+@pytest.mark.parametrize("ending", ["nbc", "nbi"])
+def test_a_damaged_cache_is_a_miss(damage, ending, tmp_path):
+    """Every cached file spoilt: the same result, and no error."""
+    cache = tmp_path / "cache"
+    first = run(ROOT, cache)
+    for path in cache.rglob(f"*.{ending}"):
+        content = path.read_bytes()
+        spoilt = {"truncated": content[: len(content) // 2], "garbage": b"x" * 99, "empty": b""}
+        path.write_bytes(spoilt[damage])
+    assert run(ROOT, cache) == first

@@ -13,6 +13,12 @@ import fastbp as fb
 from fastbp.cli import main
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Commands write into the current folder unless told otherwise."""
+    monkeypatch.chdir(tmp_path)
+
+
 def run(capsys, *arguments):
     code = main([str(a) for a in arguments])
     captured = capsys.readouterr()
@@ -142,7 +148,7 @@ def test_a_text_target_trains_a_classifier(flowers, tmp_path, capsys):
     report = json.loads(text)
     with open(report["output"], newline="") as file:
         header, *lines = csv.reader(file)
-    (tmp_path / report["output"]).unlink(missing_ok=True)
+    assert report["output"] == "two_predictions.csv"
     assert header[0] == "kind"
     assert len(header) == 4
     probabilities = np.array([line[1:] for line in lines], dtype=float)
@@ -324,6 +330,52 @@ def test_predict_refuses_what_is_no_model(flowers, tmp_path, capsys):
     code, _, error = run(capsys, "predict", plain, flowers)
     assert code == 1
     assert "it names no columns" in error
+    model = fb.load(plain)
+    model.metadata = {"columns": ["length", "width"]}
+    model.save(plain)
+    assert run(capsys, "predict", plain, flowers)[0] == 1
+
+
+def test_json_is_json_even_where_a_number_is_none(tmp_path, capsys):
+    """A class that the test part lacks has no recall."""
+    table = tmp_path / "rare.csv"
+    table.write_text("x,kind\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(40)) + "41,c\n")
+    found = set()
+    for seed in range(6):
+        code, text, _ = run(
+            capsys,
+            "train",
+            table,
+            "--target",
+            "kind",
+            "--epochs",
+            1,
+            "--json",
+            "--seed",
+            seed,
+            "--layers",
+            "",
+            "--output",
+            tmp_path / "m.safetensors",
+        )
+        assert code == 0
+
+        def refuse(constant):
+            raise AssertionError(constant)
+
+        found.update(json.loads(text, parse_constant=refuse)["test"]["recall"])
+    assert None in found
+
+
+def test_a_picture_never_replaces_the_model(flowers, tmp_path, capsys):
+    table = tmp_path / "numbers.csv"
+    table.write_text("\n".join(",".join(line) for line in csv_without(flowers, "kind")))
+    output = tmp_path / "model.png"
+    code, _, _ = run(
+        capsys, "train", table, "--target", "code", "--epochs", 1, "--quiet", "--output", output
+    )
+    assert code == 0
+    assert fb.load(output).metadata["target"] == "code"
 
 
 def test_help_states_every_default(capsys):

@@ -168,6 +168,39 @@ def test_text_and_missing_columns_are_named(tmp_path):
         read_table(path)
 
 
+def test_lines_are_counted_as_an_editor_does(tmp_path):
+    table = read_table(write(tmp_path, 'a,b\n1,2\n\n\n"two\nlines",oops\n'))
+    with pytest.raises(ValueError, match="'b'; got 'oops' in line 6"):
+        table.numbers(["b"])
+    single = read_table(write(tmp_path, "a\n1\n\n3\n"))
+    assert single.rows == 3
+    with pytest.raises(ValueError, match="'a'; got an empty cell in line 3"):
+        single.numbers(["a"])
+
+
+def test_a_damaged_gz_is_one_clear_error(tmp_path):
+    path = write(tmp_path, "a,b\n" + "1,2\n" * 500, "table.csv.gz")
+    with open(path, "r+b") as file:
+        file.seek(20)
+        file.write(b"\xff" * 8)
+    with pytest.raises(ValueError, match="cannot be read as CSV"):
+        read_table(path)
+
+
+def test_predictions_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "out.csv"
+    write_csv(path, {"x": [1.5]})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_csv(path, {"x": [2.5]})
+    assert path.read_text(encoding="utf-8").split() == ["x", "1.5"]
+    assert os.listdir(tmp_path) == ["out.csv"]
+
+
 def test_numpy_tables(tmp_path):
     path = tmp_path / "data.npz"
     np.savez(path, X=np.arange(6.0).reshape(3, 2), y=np.arange(3))
@@ -179,6 +212,8 @@ def test_numpy_tables(tmp_path):
     assert list(read_table(flat).columns) == ["0", "1"]
     np.save(flat, np.zeros(3, dtype=[("a", "f4"), ("b", "U3")]))
     assert list(read_table(flat).columns) == ["a", "b"]
+    np.savez(path, kind=np.array([b"yes", b"no"]))
+    assert read_table(path).columns["kind"].tolist() == ["yes", "no"]
     np.savez(path, a=np.zeros(3), b=np.zeros(4))
     with pytest.raises(ValueError, match=r"columns of one length; got a \(3\), b \(4\)"):
         read_table(path)

@@ -86,39 +86,25 @@ def test_random_networks_against_complex_step_and_the_chain_rule(case, weighted)
         assert abs(pieces[layer][which][index] - exact) / largest < BOUND
 
 
-SMOOTH = [
-    "identity",
-    "gelu",
-    "gelu_tanh",
-    "silu",
-    "mish",
-    "softplus",
-    "tanh",
-    "sigmoid",
-    "sine",
-]
-SMOOTH_LOSSES = ["mse", "log_cosh", "poisson", "binary_cross_entropy", "cross_entropy"]
-
-
-@given(case=cases(activations=SMOOTH, losses=SMOOTH_LOSSES, depths=(1, 3)))
-@settings(max_examples=40)
-def test_against_central_finite_differences_of_the_model_itself(case):
+@pytest.mark.parametrize("loss", Loss.names())
+@pytest.mark.parametrize("activation", Activation.names())
+def test_against_central_finite_differences_of_the_model_itself(activation, loss):
     """Needs no reference: only that the loss is what it says, and the gradient its slope."""
+    case = Case((3, 4, 2), (activation, "identity"), loss, 5, 23)
     model = case.model()
     X, y = case.inputs(), case.targets()
-    _, gradient = model.loss_and_gradient(X, y, case.loss)
+    _, gradient = model.loss_and_gradient(X, y, loss)
     step = 1e-5
-    places = case.generator(8).choice(gradient.size, min(6, gradient.size), replace=False)
-    for i in places:
+    for i in range(gradient.size):
         kept = model.parameters[i]
         model.parameters[i] = kept + step
-        above = model.loss(X, y, case.loss)
+        above = model.loss(X, y, loss)
         model.parameters[i] = kept - step
-        below = model.loss(X, y, case.loss)
+        below = model.loss(X, y, loss)
         model.parameters[i] = kept
         slope = (above - below) / (2 * step)
         # Truncation is O(step**2), cancellation O(rounding / step).
-        assert abs(slope - gradient[i]) < 1e-6 * max(1.0, abs(above), np.abs(gradient).max())
+        assert abs(slope - gradient[i]) < 1e-8 * max(1.0, abs(above), np.abs(gradient).max())
 
 
 @given(case=cases())

@@ -145,6 +145,9 @@ SPECIFICATIONS = {
     "model seed": (lambda: fb.Model(fb.mlp(2, 1), seed=-2), ValueError, "seed: expected an integer of at least 0"),
     "rate 0": (lambda: fb.Adam(0.0), ValueError, "learning_rate: expected a finite number in"),
     "rate nan": (lambda: fb.SGD(float("nan")), ValueError, "learning_rate: expected a finite number"),
+    "rate array": (lambda: fb.Adam(np.array([0.1, 0.2])), TypeError, "learning_rate: expected a number; got ndarray"),
+    "units array": (lambda: fb.Dense(np.array([5])), TypeError, "units: expected an integer"),
+    "initializer type": (lambda: fb.Dense(3, "relu", ["x"]), ValueError, "initializer: expected one of"),
     "rate str": (lambda: fb.SGD("fast"), TypeError, "learning_rate: expected a number; got str"),
     "beta": (lambda: fb.Adam(beta1=1.0), ValueError, r"beta1: expected a finite number in \[0, 1\); got 1.0"),
     "nesterov": (lambda: fb.SGD(nesterov=True), ValueError, "nesterov: expected a momentum above 0"),
@@ -247,3 +250,20 @@ def test_devices_says_why_not():
     assert re.search(r"\d+ threads?, Numba", str(cpu))
     assert not cuda.available
     assert "no CUDA backend" in str(cuda)
+
+
+def test_predicting_into_an_array_that_overlaps_the_inputs():
+    buffer = RNG.normal(size=(101, 2)).astype("float32")
+    model = fb.Model(fb.mlp(2, 8, 2, activation="tanh"))
+    expected = model.predict(buffer[:-1].copy())
+    model.predict(buffer[:-1], out=buffer[1:])
+    assert np.array_equal(buffer[1:], expected)
+
+
+def test_large_seeds_are_all_different():
+    from fastbp.datasets import split_rows
+    from fastbp.initializers import initial_values
+
+    seeds = [2**62, 2**62 + 1, 2**63 + 2**62, 2**63 + 2**62 + 1]
+    assert len({split_rows(100, 0.5, seed)[0].tobytes() for seed in seeds}) == 4
+    assert len({initial_values("he_normal", seed, 0, 5, 5).tobytes() for seed in seeds}) == 4

@@ -45,7 +45,8 @@ SHAPES = [
     (1, 67, 70),
 ]
 DTYPES = ["float32", "float64"]
-BOUND = {"float32": 3e-5, "float64": 1e-12}
+# Sums have up to 129 terms of size one; rounding grows like their number at worst.
+BOUND = {"float32": 64 * 2**-23, "float64": 64 * 2**-52}
 
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -178,7 +179,7 @@ def test_dense_weight_and_bias_gradient(shape, dtype):
 
 @dtypes
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("outputs", [1, 2, 3, 7, 10, 17])
+@pytest.mark.parametrize("outputs", [1, 2, 3, 7, 17, 63, 64, 65])
 @pytest.mark.parametrize("name", Loss.names())
 def test_every_loss(name, outputs, weighted, dtype):
     n, data_rows = 9, 13
@@ -240,7 +241,7 @@ def test_reduce_loss(dtype, weight):
 
 @dtypes
 @pytest.mark.parametrize("shuffled", [False, True])
-@pytest.mark.parametrize("features", [1, 7, 16, 17])
+@pytest.mark.parametrize("features", [1, 7, 15, 16, 17, 63, 64, 65])
 def test_gather_and_store(features, shuffled, dtype):
     data_rows, n, position = 23, 6, 11
     X = generator(5).normal(size=(data_rows, features))
@@ -274,24 +275,27 @@ def test_gather_and_store(features, shuffled, dtype):
 
 
 @dtypes
-def test_multiply_cotangent(dtype):
+@pytest.mark.parametrize("outputs", [1, 3, 15, 16, 17, 65])
+def test_multiply_cotangent(outputs, dtype):
     rng = generator(6)
-    slopes, v, index = rng.normal(size=(5, 3)), rng.normal(size=(8, 3)), [7, 0, 3, 1, 2]
+    slopes, v = rng.normal(size=(5, outputs)), rng.normal(size=(8, outputs))
+    index = [7, 0, 3, 1, 2]
     tensors = {
-        "delta": Tensor(5, 3, dtype, slopes),
-        "data_cotangent": Tensor(8, 3, dtype, v, padded=False),
+        "delta": Tensor(5, outputs, dtype, slopes),
+        "data_cotangent": Tensor(8, outputs, dtype, v, padded=False),
         "row_index": vector(index, "int64"),
     }
-    before = call("multiply_cotangent", dtype, tensors, (3,), 1, 4)
+    before = call("multiply_cotangent", dtype, tensors, (outputs,), 1, 4)
     close(tensors["delta"].matrix[1:4], (slopes * v[index])[1:4], dtype)
     assert rows_untouched(tensors["delta"], before["delta"], 1, 4)
 
 
 @dtypes
+@pytest.mark.parametrize("columns", [1, 5, 16, 63, 65])
 @pytest.mark.parametrize("is_weight", [0, 1])
 @pytest.mark.parametrize(("l1", "l2"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.7), (0.3, 0.7)])
-def test_penalize_gradient_and_reduce_tiles(l1, l2, is_weight, dtype):
-    height, columns, tile_rows, first_tile = 10, 5, 4, 2
+def test_penalize_gradient_and_reduce_tiles(l1, l2, is_weight, columns, dtype):
+    height, tile_rows, first_tile = 10, 4, 2
     rng = generator(7)
     G, W = rng.normal(size=(height, columns)), rng.normal(size=(height, columns))
     W[0, 0] = 0.0

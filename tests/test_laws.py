@@ -100,15 +100,51 @@ def test_a_nan_output_makes_a_nan_loss_and_derivative(name):
     assert math.isnan(value) or (name in {"quantile", "hinge"} and math.isnan(slope + value))
 
 
-def test_kinks_are_those_of_pytorch():
-    for name in ("relu", "relu6"):
-        assert Activation.resolve(name).law(0.0, ()) == (0.0, 0.0)
+# Derivatives at the kinks, as PyTorch 2.13 gives them (hinge: of relu(1 - y o)).
+KINKS = {
+    ("relu", 0.0): 0.0,
+    ("leaky_relu", 0.0): 0.01,
+    ("elu", 0.0): 1.0,
+    ("selu", 0.0): 1.7580993408473766,
+    ("hardtanh", -1.0): 0.0,
+    ("hardtanh", 1.0): 0.0,
+    ("relu6", 0.0): 0.0,
+    ("relu6", 6.0): 0.0,
+    ("hardswish", -3.0): 0.0,
+    ("hardswish", 3.0): 1.0,
+    ("softsign", 0.0): 1.0,
+    ("softplus", 0.0): 0.5,
+}
+
+
+@pytest.mark.parametrize(("name", "z"), KINKS)
+def test_derivatives_at_kinks_are_those_of_pytorch(name, z):
+    activation = Activation.resolve(name)
+    _, slope = activation.law(z, activation.settings)
+    assert slope == pytest.approx(KINKS[name, z], rel=1e-15)
+    model = fb.Model(fb.Network(1, [fb.Dense(1, name)]), dtype="float64")
+    model.parameters = [1.0, 0.0]
+    assert model.jacobian([[z]])[0, 0, 0] == pytest.approx(KINKS[name, z], rel=1e-15)
+
+
+def test_derivatives_of_losses_at_kinks():
     assert fb.Mae().law(1.0, 1.0, ()) == (0.0, 0.0)
     assert fb.Hinge().law(1.0, 1.0, ()) == (0.0, 0.0)
+    assert fb.Quantile(0.9).law(1.0, 1.0, (0.9,)) == (0.0, pytest.approx(-0.4))
+    assert fb.Huber(1.0).law(2.0, 1.0, (1.0,)) == (0.5, 1.0)
+
+
+def test_a_user_class_cannot_take_a_builtin_name():
+    with pytest.raises(ValueError, match="activation: the name 'relu' is taken by fastbp's own"):
+
+        class Relu(fb.Activation):
+            pass
+
+    assert Activation.resolve("relu") == fb.Relu()
 
 
 def test_large_arguments_stay_finite():
-    for name in ("sigmoid", "tanh", "softplus", "mish", "silu", "gelu", "elu", "log_cosh"):
+    for name in ("sigmoid", "tanh", "softplus", "mish", "silu", "gelu_tanh", "elu", "log_cosh"):
         if name == "log_cosh":
             value, slope = fb.LogCosh().law(1e4, -1e4, ())
         else:
@@ -118,6 +154,8 @@ def test_large_arguments_stay_finite():
         assert math.isfinite(value)
         assert math.isfinite(slope)
     assert all(map(math.isfinite, fb.BinaryCrossEntropy().law(-1e4, 1.0, ())))
+    assert fb.GeluTanh().law(np.float32(1e20), ()) == (np.float32(1e20), 1.0)
+    assert fb.GeluTanh().law(np.float32(-1e20), ()) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("family", [Activation, Loss, Optimizer])

@@ -23,11 +23,16 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [((7, 5), (2, 6)), ((1, 1), (0, 1)), ((3, 63), (0, 3)), ((5, 64), (4, 5)), ((4, 65), (1, 4))],
+    ids=str,
+)
 @pytest.mark.parametrize("is_weight", [0, 1])
 @pytest.mark.parametrize("optimizer", VARIANTS, ids=str)
-def test_every_optimizer(optimizer, is_weight, dtype):
+def test_every_optimizer(optimizer, is_weight, shape, rows, dtype):
     """Twelve steps of begin_step and update_parameters on a tile, clipped, beside the reference."""
-    height, columns, first, last = 7, 5, 2, 6
+    (height, columns), (first, last) = shape, rows
     rng = np.random.default_rng(8)
     P = rng.normal(size=(height, columns)).astype(dtype).astype(float)
     count = len(optimizer.slots)

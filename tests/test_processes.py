@@ -1,0 +1,195 @@
+"""Threads, forked and spawned children, Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+import fastbp as fb
+from fastbp.backends.choose import geometry
+from fastbp.backends.cpu.engine import Engine
+from fastbp.plan import build_plan
+
+
+def test_one_model_in_several_threads(small):
+    """Calls take turns; every thread gets its own results."""
+    X, _ = small
+    model = fb.Model(fb.mlp(3, 40, 2, activation="tanh"))
+    inputs = [X + shift for shift in range(6)]
+    expected = [model.predict(x) for x in inputs]
+    wrong = []
+
+    def work(i):
+        for _ in range(200):
+            if not np.array_equal(model.predict(inputs[i]), expected[i]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_several_models_train_in_several_threads(small):
+    X, y = small
+
+    def trained(seed):
+        model = fb.Model(fb.mlp(3, 16, 1), seed=seed)
+        fb.train(model, X, y, epochs=20, batch_size=7, seed=seed)
+        return model.parameters
+
+    expected = [trained(seed) for seed in range(4)]
+    found = [None] * 4
+
+    def work(seed):
+        found[seed] = trained(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+CHILDREN = """
+import multiprocessing, sys
+import numpy as np
+import fastbp as fb
+from fastbp.backends.cpu import engine
+
+engine.PARALLEL_MULTIPLY_ADDS = 0
+
+def work(_=None):
+    engine.PARALLEL_MULTIPLY_ADDS = 0
+    X = np.linspace(-1, 1, 300).reshape(100, 3)
+    model = fb.Model(fb.mlp(3, 9, 1), seed=1)
+    fb.train(model, X, X[:, 0], epochs=3, batch_size=50, threads=2)
+    return model.predict(X).tobytes()
+
+if __name__ == "__main__":
+    here = work()
+    context = multiprocessing.get_context(sys.argv[1])
+    with context.Pool(2) as pool:
+        assert pool.map(work, range(4)) == [here] * 4
+    print("same")
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_children_of_a_process_that_ran_in_parallel(method, layer, tmp_path):
+    script = tmp_path / "children.py"
+    script.write_text(CHILDREN, encoding="utf-8")
+    environment = {
+        **os.environ,
+        "NUMBA_NUM_THREADS": "2",
+        "NUMBA_THREADING_LAYER": layer,
+        "PYTHONPATH": os.pathsep.join([str(Path(fb.__file__).parents[1]), *sys.path[1:]]),
+    }
+    done = subprocess.run(
+        [sys.executable, str(script), method],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "same\n"), done.stderr
+
+
+def test_the_thread_count_is_put_back():
+    plan = build_plan(fb.mlp(2, 1), "predict", "float32", 8, geometry("cpu"))
+    engine = Engine(plan, 1, parallel=True)
+    engine.load_parameters(np.zeros(3, dtype="float32"))
+    engine.bind("data.inputs", np.zeros((8, 2), dtype="float32"))
+    engine.bind("data.outputs", np.zeros((8, 1), dtype="float32"))
+    most = numba.config.NUMBA_NUM_THREADS
+    numba.set_num_threads(most)
+    engine.run_all(8)
+    assert numba.get_num_threads() == most
+    if most > 1:
+        numba.set_num_threads(2)
+        engine.run_all(8)
+        assert numba.get_num_threads() == 2
+        numba.set_num_threads(most)
+
+
+def interrupt_soon(seconds):
+    """Send this process a SIGINT from a timer, as Ctrl-C does."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    return timer
+
+
+def test_ctrl_c_lands_inside_an_epoch_and_the_model_is_whole(monkeypatch):
+    """One long epoch: it is interrupted before its last batch, on a batch boundary."""
+    rows, batch_size = 600_000, 4
+    X = np.random.default_rng(0).normal(size=(rows, 4)).astype("float32")
+    done, original = [0], Engine.run
+
+    def counting(self, first, last):
+        result = original(self, first, last)
+        done[0] = last
+        return result
+
+    monkeypatch.setattr(Engine, "run", counting)
+    model = fb.Model(fb.mlp(4, 32, 32, 1, activation="tanh"))
+    fb.train(model, X[:64], X[:64, 0], epochs=1, batch_size=batch_size, optimizer=fb.SGD(1e-3))
+    start = model.parameters.copy()
+    epochs = []
+    timer = interrupt_soon(0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fb.train(
+                model,
+                X,
+                X[:, 0],
+                epochs=50,
+                batch_size=batch_size,
+                optimizer=fb.SGD(1e-3),
+                callbacks=[lambda row, model: epochs.append(row)],
+            )
+    finally:
+        timer.cancel()
+    assert epochs == []
+    assert 0 < done[0] < rows // batch_size
+    assert np.isfinite(model.parameters).all()
+    assert not np.array_equal(model.parameters, start)
+    assert np.isfinite(model.predict(X[:5])).all()
+
+
+def test_ctrl_c_lands_inside_a_long_prediction(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(1_500_000, 8)).astype("float32")
+    model = fb.Model(fb.mlp(8, 64, 64, 1, activation="tanh"))
+    model.predict(X[:2000])
+    calls, original = [], Engine.run
+
+    def counting(self, first, last):
+        calls.append(last)
+        return original(self, first, last)
+
+    monkeypatch.setattr(Engine, "run", counting)
+
+    def predict_until_interrupted():
+        while True:
+            model.predict(X)
+
+    timer = interrupt_soon(0.4)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            predict_until_interrupted()
+    finally:
+        timer.cancel()
+    monkeypatch.undo()
+    assert calls
+    assert max(calls) < -(-len(X) // 1024) or len(calls) > 1
+    assert np.isfinite(model.predict(X[:5])).all()

@@ -18,6 +18,8 @@ __all__ = ["as_cotangents", "as_inputs", "as_output_buffer", "as_targets", "as_w
 
 def real_array(argument: str, value: Any) -> NDArray[Any]:
     """The value as an array of real numbers, of whatever precision and layout it has."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{argument}: expected an array without masked values")
     try:
         array = np.asarray(value)
     except ValueError as error:

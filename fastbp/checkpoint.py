@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fastbp.errors import CheckpointError
-from fastbp.files import write_whole
+from fastbp.files import check_readable, write_whole
 from fastbp.network import Network
 from fastbp.scaling import Scaling
 
@@ -74,13 +74,17 @@ def write_model_file(path: str | os.PathLike[str], content: ModelFile) -> None:
             values = getattr(content.scaling, name)
             if values is not None:
                 tensors[f"scaling.{name}"] = np.ascontiguousarray(values)
+    try:
+        notes = json.dumps(content.metadata)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"metadata: expected plain data that JSON can hold; {error}") from None
     described = {
         "format": FORMAT,
         "fastbp_version": importlib.metadata.version("fastbp"),
         "network": json.dumps(content.network.describe()),
         "dtype": content.dtype,
         "seed": str(content.seed),
-        "metadata": json.dumps(content.metadata),
+        "metadata": notes,
     }
     described["sha256"] = content_digest(tensors, described.values())
     write_whole(path, save(tensors, metadata=described))
@@ -97,8 +101,7 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
         If it is damaged or is no fastbp model file.
     """
     name = os.fspath(path)
-    if not os.path.isfile(name):
-        raise FileNotFoundError(f"{name}: no such file")
+    check_readable(name)
     try:
         with safe_open(name, framework="numpy") as file:
             described = file.metadata() or {}

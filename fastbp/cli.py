@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from fastbp.commands import info, predict
 from fastbp.commands import train as train_command
@@ -19,7 +21,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="fastbp",
         description="Train a neural network on a table, predict with it, look at it.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"fastbp {version('fastbp')}")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     train_command.add_parser(commands)
     predict.add_parser(commands)
     info.add_parser(commands)
@@ -39,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0, or 1 after an error, 2 after wrong usage, 130 after Ctrl-C. Errors are one line.
     """
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if options.run is None:
+        parser.print_help()
+        return 2
     try:
         report = options.run(options)
     except KeyboardInterrupt:
@@ -53,10 +61,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         TypeError,
         ValueError,
     ) as error:
-        print(f"fastbp: error: {error}", file=sys.stderr)
+        print(f"fastbp: error: {in_options(str(error))}", file=sys.stderr)
         return 1
-    if options.json:
-        print(report.json())
-    elif not options.quiet:
-        print(report.text)
+    except MemoryError as error:
+        print(f"fastbp: error: out of memory: {error}", file=sys.stderr)
+        return 1
+    try:
+        if options.json:
+            print(report.json(), flush=True)
+        elif not options.quiet:
+            print(report.text, flush=True)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+# Messages of the library name its arguments; users of the command line know them as options.
+OPTIONS = {
+    "units": "--layers",
+    "activation": "--activation",
+    "epochs": "--epochs",
+    "batch_size": "--batch-size",
+    "patience": "--patience",
+    "device": "--device",
+    "threads": "--threads",
+}
+
+
+def in_options(message: str) -> str:
+    """A message with the name of an argument replaced by that of the option."""
+    name, colon, rest = message.partition(":")
+    return OPTIONS.get(name, name) + colon + rest

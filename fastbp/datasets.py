@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp.arrays import as_inputs, as_targets, as_weights
+from fastbp.arrays import as_inputs, as_targets, as_weights, finite_array
 from fastbp.initializers import keyed_generator
 from fastbp.losses import Loss
 from fastbp.model import Model
@@ -42,8 +42,8 @@ def split_rows(
     held_out = round(rows * fraction)
     if not 0 < held_out < rows:
         raise ValueError(
-            f"{argument}: expected a fraction that leaves rows on both sides of {rows}; "
-            f"got {fraction}"
+            f"{argument}: expected a fraction that leaves at least one of {rows} rows on either "
+            f"side; got {fraction}"
         )
     order = keyed_generator(seed, SPLIT_STREAM).permutation(rows)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
@@ -83,6 +83,8 @@ def prepare_data(
             None if weights is None else as_weights(weights[train_rows], len(train_rows), dtype)
         )
     scaling = model.scaling
+    if standardize and loss.targets == "real":
+        finite_array("y", targets, dtype)  # predictions come back in these units
     if standardize:
         scaling = Scaling.fit(inputs, targets if loss.targets == "real" else None, weights)
 

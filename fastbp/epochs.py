@@ -233,11 +233,11 @@ class Run:
 
     def result(self, stopped_by: str, epochs: int, seconds: float, best_epoch: int) -> TrainResult:
         history = np.array(self.history, dtype=HISTORY_DTYPE)
+        kept = "" if best_epoch == epochs else f" The parameters are those of epoch {best_epoch}."
         messages = {
-            "epochs": f"All {epochs} epochs were run.",
-            "patience": f"The watched loss did not fall for {self.settings.patience} epochs; the "
-            f"parameters are those of epoch {best_epoch}.",
-            "callback": f"A callback stopped training after epoch {epochs}.",
+            "epochs": f"All {epochs} epochs were run.{kept}",
+            "patience": f"The watched loss did not fall for {self.settings.patience} epochs.{kept}",
+            "callback": f"A callback stopped training after epoch {epochs}.{kept}",
         }
         return TrainResult(
             success=True,
@@ -251,7 +251,7 @@ class Run:
             seconds=seconds,
             samples_per_second=self.training.rows * epochs / max(self.training_seconds, 1e-9),
             device=self.settings.device,
-            threads=self.settings.threads if self.engine.parallel else 1,
+            threads=self.settings.threads if self.engine.pace.prefers_parallel else 1,
             history=history,
         )
 

@@ -7,7 +7,22 @@ import os
 import secrets
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["check_readable", "write_whole"]
+
+
+def check_readable(name: str) -> None:
+    """Refuse what is no file that can be read, in words.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError, PermissionError
+    """
+    if not os.path.exists(name):
+        raise FileNotFoundError(f"{name}: no such file")
+    if os.path.isdir(name):
+        raise IsADirectoryError(f"{name}: is a folder")
+    if not os.access(name, os.R_OK):
+        raise PermissionError(f"{name}: may not be read")
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -18,14 +33,19 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     final = Path(path)
     temporary = final.with_name(f".{final.name}.{secrets.token_hex(8)}")
     # Opened like any new file, so the permissions are those that the user's umask gives.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(final)) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, final)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):  # the user knows the final name alone
+            raise type(error)(error.errno, error.strerror, str(final)) from None
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -58,7 +59,9 @@ class Model:
     def __init__(self, network: Network, dtype: str = "float32", seed: int = 0) -> None:
         if not isinstance(network, Network):
             raise TypeError(f"network: expected a Network; got {type(network).__name__}")
-        if dtype not in {"float32", "float64"}:
+        if dtype in (np.float32, np.float64):
+            dtype = np.dtype(dtype).name
+        if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype: expected 'float32' or 'float64'; got {dtype!r}")
         self.network = network
         self.dtype = dtype
@@ -102,6 +105,9 @@ class Model:
     def __getstate__(self) -> dict[str, Any]:
         # Engines hold addresses of this process.
         return {**self.__dict__, "_engines": None, "_weights": {}}
+
+    def __copy__(self) -> Model:
+        return copy.deepcopy(self)  # a shared parameter vector with scalings apart would lie
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -50,7 +50,7 @@ class TrainResult:
     device : str
         ``"cpu"``.
     threads : int
-        1 where the work of a step was too little to divide.
+        1 where the work of a step was too little to divide, or other work kept the cores busy.
     history : structured array
         One row an epoch: epoch (from 1), loss, validation_loss (NaN without), learning_rate (of the
         epoch's first step), gradient_norm (mean over the batches, before clipping), seconds.

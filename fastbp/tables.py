@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp.files import write_whole
+from fastbp.files import check_readable, write_whole
 
 __all__ = ["Table", "read_table"]
 
@@ -53,7 +53,9 @@ class Table:
         """
         if name not in self.columns:
             listed = ", ".join(self.columns)
-            raise ValueError(f"{self.path}: no {what} {name!r}; the columns are {listed}")
+            separator = len(self.columns) == 1 and any(mark in listed for mark in ";\t|")
+            hint = " (cells are separated by commas)" if separator else ""
+            raise ValueError(f"{self.path}: no {what} {name!r}; the columns are {listed}{hint}")
         return self.columns[name]
 
     def numbers(self, names: list[str]) -> NDArray[np.float64]:
@@ -69,6 +71,10 @@ class Table:
             column = self.column(name)
             if column.dtype.kind in "US":
                 self.refuse_text(name, column)
+            elif column.dtype.kind not in "fiub":
+                raise ValueError(
+                    f"{self.path}: expected real numbers in column {name!r}; got {column.dtype}"
+                )
             matrix[:, j] = column
             bad = ~np.isfinite(matrix[:, j])
             if bad.any():
@@ -116,8 +122,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
         For a file without rows, ragged lines, repeated column names, arrays of objects.
     """
     name = os.fspath(path)
-    if not os.path.isfile(name):
-        raise FileNotFoundError(f"{name}: no such file")
+    check_readable(name)
     if name.endswith((".npz", ".npy")):
         table = Table(name, dict(read_arrays(name)))
     else:
@@ -162,7 +167,9 @@ def read_arrays(path: str) -> Iterator[tuple[str, NDArray[Any]]]:
 
 
 def number(cell: str) -> float | None:
-    """The cell as a float, or None."""
+    """The cell as a float, or None; Python's 1_000 is a name here and no number."""
+    if "_" in cell:
+        return None
     try:
         return float(cell)
     except ValueError:
@@ -180,7 +187,7 @@ def read_csv(path: str) -> tuple[dict[str, NDArray[Any]], list[int]]:
             for cells in reader:
                 if not cells and len(header) == 1:
                     cells = [""]  # noqa: PLW2901  (a line of one empty cell looks blank)
-                if not cells:
+                if not cells or (len(cells) == 1 < len(header) and not cells[0].strip()):
                     continue
                 if len(cells) != len(header):
                     raise ValueError(

@@ -132,6 +132,10 @@ def train(
         threads,
         callbacks,
     )
+    if settings.loss.targets == "class" and model.network.outputs < 2:
+        raise ValueError(
+            f"loss: {settings.loss.name} needs a network with at least 2 outputs; got 1"
+        )
     if not isinstance(standardize, bool):
         raise TypeError(f"standardize: expected True or False; got {type(standardize).__name__}")
     display = resolve_progress(progress, settings.epochs)
@@ -168,7 +172,11 @@ def check_settings(
     finite("l2", l2, 0.0)
     if not isinstance(shuffle, bool):
         raise TypeError(f"shuffle: expected True or False; got {type(shuffle).__name__}")
-    members = tuple(callbacks)
+    try:
+        members = tuple(callbacks)
+    except TypeError:
+        kind = type(callbacks).__name__
+        raise TypeError(f"callbacks: expected a sequence of callables; got {kind}") from None
     for i, callback in enumerate(members):
         if not callable(callback):
             raise TypeError(f"callbacks[{i}]: expected a callable; got {type(callback).__name__}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import flowers  # noqa: F401  (a fixture)
 from hypothesis import HealthCheck, settings
 
 # Deterministic, so that a failure in one run is a failure in every run; kernels that compile on

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from commands import csv_without, run
 from conftest import HOUSING
 
 import fastbp as fb
@@ -17,12 +18,6 @@ from fastbp.cli import main
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     """Commands write into the current folder unless told otherwise."""
     monkeypatch.chdir(tmp_path)
-
-
-def run(capsys, *arguments):
-    code = main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")
@@ -107,22 +102,6 @@ def test_predict_by_column_name_in_the_targets_units(trained_housing, capsys, ho
     assert "no column 'MedInc'; the columns are MedHouseVal" in error
 
 
-@pytest.fixture
-def flowers(tmp_path):
-    """Three classes in a table, by name and by number."""
-    rng = np.random.default_rng(5)
-    path = tmp_path / "flowers.csv"
-    centres = {"rose": (0, 0), "tulip": (3, 0), "lily, white": (0, 3)}
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["length", "width", "kind", "code"])
-        for i in range(300):
-            name = list(centres)[i % 3]
-            a, b = rng.normal(centres[name], 0.5)
-            writer.writerow([f"{a:.4f}", f"{b:.4f}", name, 10 + i % 3])
-    return path
-
-
 def test_a_text_target_trains_a_classifier(flowers, tmp_path, capsys):
     output = tmp_path / "flowers.safetensors"
     table = tmp_path / "two.csv"
@@ -150,6 +129,7 @@ def test_a_text_target_trains_a_classifier(flowers, tmp_path, capsys):
         header, *lines = csv.reader(file)
     assert report["output"] == "two_predictions.csv"
     assert header[0] == "kind"
+    assert header[1:] == ["P(kind=lily, white)", "P(kind=rose)", "P(kind=tulip)"]
     assert len(header) == 4
     probabilities = np.array([line[1:] for line in lines], dtype=float)
     assert np.allclose(probabilities.sum(axis=1), 1)
@@ -158,13 +138,6 @@ def test_a_text_target_trains_a_classifier(flowers, tmp_path, capsys):
         np.mean([line[0] == name.strip('"') for line, name in zip(lines, truth, strict=True)])
         > 0.95
     )
-
-
-def csv_without(path, column):
-    with open(path, newline="") as file:
-        rows = list(csv.reader(file))
-    drop = rows[0].index(column)
-    return [[f'"{c}"' if "," in c else c for i, c in enumerate(r) if i != drop] for r in rows]
 
 
 def test_task_classification_with_numbers_and_json(flowers, tmp_path, capsys):
@@ -277,63 +250,6 @@ def test_quiet_prints_nothing(flowers, tmp_path, capsys):
     )
     assert (code, text, error) == (0, "", "")
     assert output.is_file()
-
-
-# fmt: off
-WRONG = {
-    "missing file": (["none.csv", "--target", "x"], "none.csv: no such file"),
-    "missing target": (["{table}", "--target", "x"], "no target column 'x'; the columns are length, width, kind, code"),
-    "text feature": (["{table}", "--target", "code"], "expected a number in column 'kind'; got 'rose' in line 2"),
-    "regression on text": (["{table}", "--target", "kind", "--task", "regression"], "expected a number in column 'kind'"),
-    "layers": (["{table}", "--target", "kind", "--layers", "a"], "--layers: expected integers"),
-    "zero layer": (["{numbers}", "--target", "code", "--layers", "4,0"], "units: expected an integer of at least 1"),
-    "optimizer": (["{table}", "--target", "kind", "--optimizer", "x"], "--optimizer: expected one of adadelta"),
-    "loss": (["{numbers}", "--target", "code", "--loss", "x"], "--loss: expected one of"),
-    "loss for classes": (["{numbers}", "--target", "code", "--loss", "cross_entropy"], "--loss: expected a loss for regression; got cross_entropy"),
-    "activation": (["{numbers}", "--target", "code", "--activation", "x"], "activation: expected one of"),
-    "schedule": (["{numbers}", "--target", "code", "--schedule", "x"], "--schedule: expected one of"),
-    "rate": (["{numbers}", "--target", "code", "--learning-rate", "-1"], "--learning-rate: expected a finite number"),
-    "epochs": (["{numbers}", "--target", "code", "--epochs", "0"], "epochs: expected an integer of at least 1"),
-    "batch size": (["{numbers}", "--target", "code", "--batch-size", "0"], "batch_size: expected"),
-    "fraction": (["{numbers}", "--target", "code", "--test-fraction", "1"], "--test-fraction: expected"),
-    "device": (["{numbers}", "--target", "code", "--device", "cuda"], "cuda is not available"),
-    "folder": (["{numbers}", "--target", "code", "--output", "no/such/m"], "--output: no such folder"),
-    "too many classes": (["{numbers}", "--target", "length", "--task", "classification"], "classes in column 'length' that repeat"),
-}
-# fmt: on
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_usage_is_one_line_and_writes_nothing(name, flowers, tmp_path, capsys, monkeypatch):
-    arguments, message = WRONG[name]
-    numbers = tmp_path / "numbers.csv"
-    numbers.write_text("\n".join(",".join(line) for line in csv_without(flowers, "kind")))
-    folder = tmp_path / "empty"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    filled = [a.format(table=flowers, numbers=numbers) for a in arguments]
-    code, text, error = run(capsys, "train", *filled)
-    assert code == 1
-    assert text == ""
-    assert error.startswith("fastbp: error: ")
-    assert error.count("\n") == 1
-    assert message in error
-    assert list(folder.iterdir()) == []
-
-
-def test_predict_refuses_what_is_no_model(flowers, tmp_path, capsys):
-    code, _, error = run(capsys, "predict", flowers, flowers)
-    assert code == 1
-    assert "damaged, or not a safetensors file" in error
-    plain = tmp_path / "plain.safetensors"
-    fb.Model(fb.mlp(2, 1)).save(plain)
-    code, _, error = run(capsys, "predict", plain, flowers)
-    assert code == 1
-    assert "it names no columns" in error
-    model = fb.load(plain)
-    model.metadata = {"columns": ["length", "width"]}
-    model.save(plain)
-    assert run(capsys, "predict", plain, flowers)[0] == 1
 
 
 def test_json_is_json_even_where_a_number_is_none(tmp_path, capsys):

@@ -82,7 +82,7 @@ BAD = {
     "callbacks": (train(callbacks=[3]), TypeError, r"callbacks\[0\]: expected a callable; got int"),
     "validation 0": (train(validation=0.0), ValueError, "validation: expected a finite number"),
     "validation 1": (train(validation=1.0), ValueError, "validation: expected a finite number"),
-    "validation tiny": (train(validation=0.001), ValueError, "validation: .* rows on both sides of 20"),
+    "validation tiny": (train(validation=0.001), ValueError, "validation: .* at least one of 20 rows on either side"),
     "validation triple": (train(validation=(X,)), ValueError, r"validation: expected \(X, y\)"),
     "validation X": (train(validation=(X[:, :2], TARGETS)), ValueError, r"validation\[0\]: expected 3 columns"),
     "validation y": (train(validation=(X, TARGETS[:5])), ValueError, r"validation\[1\]: expected as many rows"),
@@ -100,6 +100,42 @@ def test_bad_arguments_of_train(name):
         fb.train(model, data, targets, **keywords)
     assert np.array_equal(model.parameters, before)
     assert model.scaling is None
+
+
+def test_training_on_classes_wants_two_outputs():
+    with pytest.raises(ValueError, match="loss: cross_entropy needs a network with at least 2"):
+        fb.train(fb.Model(fb.mlp(3, 1)), X, np.zeros(20, int), loss="cross_entropy")
+
+
+def test_masked_values_callbacks_and_notes_are_refused_by_name(tmp_path):
+    model = fb.Model(fb.mlp(3, 2))
+    masked = np.ma.masked_greater(X, 0.5)
+    with pytest.raises(ValueError, match="X: expected an array without masked values"):
+        model.predict(masked)
+    with pytest.raises(TypeError, match="callbacks: expected a sequence of callables"):
+        fb.train(model, X, TARGETS, callbacks=print)
+    model.metadata = {"a": np.float32(1)}
+    with pytest.raises(TypeError, match="metadata: expected plain data that JSON can hold"):
+        model.save(tmp_path / "m.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_targets_that_float32_cannot_hold_are_refused_before_training():
+    model = fb.Model(fb.mlp(3, 2))
+    with pytest.raises(ValueError, match="y: expected numbers that float32 can hold"):
+        fb.train(model, X, TARGETS * 1e40, standardize=True)
+    assert model.scaling is None
+
+
+def test_a_copy_of_a_model_is_independent():
+    import copy
+
+    model = fb.Model(fb.mlp(3, 2))
+    before = model.predict(X)
+    other = copy.copy(model)
+    fb.train(other, X * 100, TARGETS, epochs=1, standardize=True)
+    assert np.array_equal(model.predict(X), before)
+    assert fb.Model(fb.mlp(3, 2), dtype=np.float64).dtype == "float64"
 
 
 def test_train_wants_a_model():

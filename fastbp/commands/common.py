@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,30 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def output_path(given: str | None, data: str, ending: str) -> Path:
-    """Where a command writes: as given, or in this folder under the data's name."""
-    if given is not None:
-        return Path(given)
+    """Where a command writes: as given, or in this folder under the data's name.
+
+    Raises
+    ------
+    OSError, ValueError
+        If nothing can be written there, or if it is the data itself; before any work is done.
+    """
+    path = Path(data_name(data) + ending) if given is None else Path(given)
+    if given == "":
+        raise ValueError("--output: expected the name of a file; got an empty one")
+    if path.is_dir():
+        raise IsADirectoryError(f"--output: expected the name of a file; {path} is a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--output: no such folder: {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"--output: cannot write into the folder {path.parent}")
+    if path.exists() and os.path.exists(data) and path.samefile(data):
+        raise ValueError(f"--output: {path} is the data itself")
+    return path
+
+
+def data_name(data: str) -> str:
+    """The name of a data file without its folder and endings."""
     stem = Path(data).name
     for suffix in (".gz", ".csv", ".npz", ".npy"):
         stem = stem.removesuffix(suffix)
-    return Path(stem + ending)
+    return stem

@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> Report:
         raise CheckpointError(
             f"{options.model}: expected a model that `fastbp train` wrote; it names no columns"
         )
+    path = output_path(options.output, options.data, "_predictions.csv")
     table = read_table(options.data)
     outputs = model.predict(table.numbers(notes["columns"]))
     columns: dict[str, list[Any]] = {}
@@ -50,8 +51,7 @@ def run(options: argparse.Namespace) -> Report:
         classes = notes["classes"]
         columns[notes["target"]] = [classes[i] for i in outputs.argmax(axis=1)]
         for name, share in zip(classes, response.T, strict=True):
-            columns[f"probability of {name}"] = share.tolist()
-    path = output_path(options.output, options.data, "_predictions.csv")
+            columns[f"P({notes['target']}={name})"] = share.tolist()
     write_csv(path, columns)
     text = f"{table.rows:,} predictions of {notes['target']} written to {path}"
     return Report(text, {"rows": table.rows, "target": notes["target"], "output": str(path)})

@@ -31,12 +31,16 @@ def training_text(data: dict[str, Any], result: TrainResult) -> str:
     return "\n".join(f"{name:>14}  {value}" for name, value in pairs)
 
 
+def shown(value: float) -> str:
+    """Four decimals where they say something, otherwise four digits."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"
+
+
 def regression_text(target: str, test: dict[str, float], trivial: dict[str, float]) -> str:
     """RMSE, MAE and R2 beside those of the mean."""
     rows = [
-        ("RMSE", f"{test['rmse']:.4f}", f"{trivial['rmse']:.4f}"),
-        ("MAE", f"{test['mae']:.4f}", f"{trivial['mae']:.4f}"),
-        ("R2", f"{test['r2']:.4f}", f"{trivial['r2']:.4f}"),
+        (label, shown(test[name]), shown(trivial[name]))
+        for label, name in (("RMSE", "rmse"), ("MAE", "mae"), ("R2", "r2"))
     ]
     return "\n".join(table((f"test, {target}", "network", "mean"), rows))
 

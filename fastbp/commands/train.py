@@ -23,7 +23,7 @@ from fastbp.network import mlp
 from fastbp.optimizers import AdamW, Optimizer
 from fastbp.registry import finite, positive_integer
 from fastbp.schedules import Schedule
-from fastbp.tables import Table, read_table
+from fastbp.tables import Table, number, read_table
 from fastbp.training import train
 
 __all__ = ["add_parser"]
@@ -31,6 +31,7 @@ __all__ = ["add_parser"]
 # Of the default optimizer, AdamW. Chosen with --layers, --batch-size and the schedule by the mean
 # test RMSE of four seeds on California housing (docs/tuning.md).
 LEARNING_RATE, WEIGHT_DECAY = 0.005, 0.05
+STANDARDISED = {name for name in Loss.names() if Loss.registry[name].targets == "real"}
 TEST_SEED = 1  # added to --seed for the test part, so that it differs from the validation part
 
 
@@ -131,6 +132,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> Report:
     """Read, split, train, test, write."""
     layers = parse_layers(options.layers)
+    finite("--clip-norm", options.clip_norm, 0.0)
     optimizer = choose_optimizer(options.optimizer, options.learning_rate)
     table = read_table(options.data)
     target = table.column(options.target, "target column")
@@ -155,8 +157,6 @@ def run(options: argparse.Namespace) -> Report:
     network = mlp(len(features), *layers, outputs, activation=options.activation)
     model = Model(network, dtype=options.dtype, seed=options.seed)
     output = output_path(options.output, options.data, ".safetensors")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"--output: no such folder: {output.parent}")
     result = train(
         model,
         X[train_rows],
@@ -182,7 +182,9 @@ def run(options: argparse.Namespace) -> Report:
         "loss": loss.name,
     }
     model.save(output)
-    picture = draw_learning_curve(result.history, picture_path(output))
+    picture = draw_learning_curve(
+        result.history, picture_path(output), result.best_epoch, loss.name
+    )
     data: dict[str, Any] = {
         "data": options.data,
         "rows": {
@@ -238,6 +240,8 @@ def read_target(
 ) -> tuple[list[Any] | None, NDArray[Any]]:
     """The classes (None for regression), and the target as labels or numbers."""
     is_text = column.dtype.kind in "US"
+    if task == "auto" and is_text:
+        refuse_stray_text(table, name, column)
     if task == "regression" or (task == "auto" and not is_text):
         return None, table.numbers([name])[:, 0]
     if is_text and (column == "").any():
@@ -265,29 +269,50 @@ def read_target(
     return names, labels.astype(np.int64)
 
 
+def refuse_stray_text(table: Table, name: str, column: NDArray[Any]) -> None:
+    """A column of numbers with a few other cells is a mistake and no column of classes."""
+    others = [i for i, cell in enumerate(column) if number(str(cell)) is None]
+    if len(others) <= len(column) // 10:
+        cell = repr(str(column[others[0]])) if str(column[others[0]]) else "an empty cell"
+        raise ValueError(
+            f"{table.path}: expected numbers in column {name!r}, as in {len(column) - len(others)} "
+            f"of {len(column)} rows; got {cell} in {table.place(others[0])} "
+            "(--task classification takes every value as a class)"
+        )
+
+
 def picture_path(output: Path) -> Path:
     """Beside the model, under its name, and never the model itself."""
     path = output.with_suffix(".png")
     return path if path != output else output.with_name(f"{output.name}.learning_curve.png")
 
 
-def draw_learning_curve(history: NDArray[np.void], path: Path) -> str | None:
+def draw_learning_curve(
+    history: NDArray[np.void], path: Path, best_epoch: int, loss: str
+) -> str | None:
     """Draw loss and validation loss over the epochs, where matplotlib is installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError:
         return None
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot(history["epoch"], history["loss"], label="training")
-    axes.plot(history["epoch"], history["validation_loss"], label="validation")
-    best = int(np.nanargmin(history["validation_loss"]))
-    axes.plot(
-        history["epoch"][best], history["validation_loss"][best], "o", color="C1", label="kept"
+    marker = "." if len(history) < 10 else ""
+    axes.plot(history["epoch"], history["loss"], marker=marker, label="training")
+    axes.plot(history["epoch"], history["validation_loss"], marker=marker, label="validation")
+    kept = history["validation_loss"][best_epoch - 1]
+    axes.plot(best_epoch, kept, "o", color="C1", label=f"kept: epoch {best_epoch}")
+    positive = (history["loss"] > 0).all() and (history["validation_loss"] > 0).all()
+    axes.set(
+        xlabel="epoch",
+        ylabel=f"{loss}, standardised targets" if loss in STANDARDISED else loss,
+        yscale="log" if positive else "linear",
+        title=path.stem,
     )
-    axes.set(xlabel="epoch", ylabel="loss", yscale="log", title=path.stem)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     content = io.BytesIO()

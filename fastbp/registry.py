@@ -9,7 +9,7 @@ import operator
 import re
 from typing import Any, ClassVar, TypeVar
 
-__all__ = ["Named", "finite", "positive_integer", "snake_case"]
+__all__ = ["Named", "finite", "is_own", "positive_integer", "snake_case"]
 
 T = TypeVar("T", bound="Named")
 
@@ -19,9 +19,9 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
-def is_own(member: type) -> bool:
-    """Whether a class is fastbp's and not a user's."""
-    return member.__module__.partition(".")[0] == "fastbp"
+def is_own(member: Any) -> bool:
+    """Whether a class or a function is fastbp's and not a user's."""
+    return str(member.__module__).partition(".")[0] == "fastbp"
 
 
 class Named:

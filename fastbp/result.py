@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp.text import without_nan
+
 __all__ = ["HISTORY_DTYPE", "TrainResult"]
 
 HISTORY_DTYPE = np.dtype(
@@ -79,13 +81,8 @@ class TrainResult:
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain data; NaN becomes None."""
 
-        def plain(value: Any) -> Any:
-            value = value.item() if isinstance(value, np.generic) else value
-            return None if isinstance(value, float) and not np.isfinite(value) else value
-
-        described = {
-            name: plain(value) for name, value in self.__dict__.items() if name != "history"
-        }
+        described: dict[str, Any] = {**self.__dict__}
         names = self.history.dtype.names or ()
-        described["history"] = [{name: plain(row[name]) for name in names} for row in self.history]
-        return described
+        described["history"] = [dict(zip(names, row, strict=True)) for row in self.history.tolist()]
+        plain: dict[str, Any] = without_nan(described)
+        return plain

@@ -1,11 +1,12 @@
-"""Tables as text."""
+"""What people and other programs read: tables as text, and data that JSON can hold."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["table"]
+__all__ = ["table", "without_nan"]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
@@ -17,3 +18,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     ]
+
+
+def without_nan(value: Any) -> Any:
+    """Plain data with None for every number that is not finite."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from fastbp.text import without_nan
 
 __all__ = ["Formatter", "Report", "add_common", "output_path"]
 
@@ -23,17 +24,6 @@ class Report:
     def json(self) -> str:
         """The data as JSON, which knows no NaN: null stands for it."""
         return json.dumps(without_nan(self.data), indent=2, allow_nan=False)
-
-
-def without_nan(value: Any) -> Any:
-    """Plain data with None for every number that is not finite."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_nan(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -18,6 +18,7 @@ from numba import cfunc, njit, types
 from numba.extending import is_jitted, register_jitable
 
 import fastbp.backends.cpu.elementary  # noqa: F401  (lets Numba compile laws)
+from fastbp.registry import is_own
 
 __all__ = [
     "SOURCES",
@@ -65,11 +66,6 @@ def compilable(law: Callable[..., Any]) -> Any:
     return law if is_jitted(law) else register_jitable(law)
 
 
-def is_own(law: Callable[..., Any] | None) -> bool:
-    """Whether a law is fastbp's, so that the digest of the package's sources covers it."""
-    return law is None or getattr(law, "__module__", "").partition(".")[0] == "fastbp"
-
-
 def compiled_count() -> int:
     """How many kernels and drivers this process has compiled or read from the cache."""
     return len(COMPILED)
@@ -88,6 +84,15 @@ def build(decorator: Callable[..., Any], function: Callable[..., Any], cache: bo
         except Exception as error:
             logger.debug("compiling %s without the cache: %r", function.__name__, error)
     return decorator(cache=False)(function)
+
+
+def build_c(signature: Any, function: Callable[..., Any], cache: bool) -> Any:
+    """Compile a function behind a C address."""
+
+    def decorate(cache: bool) -> Any:
+        return cfunc(signature, cache=cache, error_model="numpy")
+
+    return build(decorate, function, cache)
 
 
 def compile_kernel(factory: Callable[..., Any], dtype: str, law: Any = None, *counts: int) -> int:
@@ -109,11 +114,8 @@ def compile_kernel(factory: Callable[..., Any], dtype: str, law: Any = None, *co
         extra = () if law is None else (compilable(law), *counts)
         function = factory(number_type(dtype), SOURCES, *extra)
 
-        def decorate(cache: bool) -> Any:
-            return cfunc(KERNEL_SIGNATURE, cache=cache, error_model="numpy")
-
         # A user's law may change without any change in fastbp, and a stale kernel would be silent.
-        COMPILED[key] = build(decorate, function, cache=is_own(law))
+        COMPILED[key] = build_c(KERNEL_SIGNATURE, function, cache=law is None or is_own(law))
     return int(COMPILED[key].address)
 
 
@@ -128,10 +130,7 @@ def compile_product(factory: Callable[..., Any], dtype: str) -> int:
             numbers, numbers, integer, integer, integer, numbers, integer, integer, integer
         )
 
-        def decorate(cache: bool) -> Any:
-            return cfunc(signature, cache=cache, error_model="numpy")
-
-        COMPILED[key] = build(decorate, factory(real, SOURCES), cache=True)
+        COMPILED[key] = build_c(signature, factory(real, SOURCES), cache=True)
     return int(COMPILED[key].address)
 
 

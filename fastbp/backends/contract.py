@@ -3,10 +3,18 @@
 A plan names kernels of this table; a backend has a function of the same name for each, whose
 arguments are the tensors and then the sizes listed here, in this order: outputs first, sizes last.
 A kernel works on the rows ``first <= row < last`` of its first tensor (those that run once a batch
-ignore them).
+ignore them). A batch comes in segments of rows, so that a batch of any size needs the memory of one
+segment; gradients add up from segment to segment.
 
-Every element that a kernel writes is one chain of fused multiply-adds in ascending order of the
-summed index, so it does not depend on how the rows are divided.
+Matrices of the plan lie in panels: the columns 0 to P - 1 of all rows, then the next P, and so on,
+where P numbers are 128 bytes; the last panel is 64 bytes wide where that is enough. Columns beyond
+the matrix's own are padding and hold zeros before and after every kernel. The kernels of the weight
+pass count rows through all panels of a parameter: row r of panel p is number p * rows + r.
+
+Every sum that ends in an element of a matrix runs in an order that is fixed by the shapes of the
+network: for dense layers one chain of fused multiply-adds in ascending order of the summed index;
+for the outputs of a thin layer one such chain for each of the P columns of a panel, and then the
+sum of these. So it does not depend on how the rows are divided.
 """
 
 from __future__ import annotations
@@ -20,12 +28,14 @@ __all__ = ["KERNELS", "Batch", "KernelContract", "Scalar", "Status"]
 class Batch(IntEnum):
     """Places in the integer tensor ``batch``."""
 
-    POSITION = 0  # of the batch's first row within the epoch
-    ROWS = 1  # rows of this batch
+    POSITION = 0  # of the segment's first row within the epoch
+    ROWS = 1  # rows of this segment
     DATA_ROWS = 2  # rows of the data set
     SHUFFLE = 3  # 1: the epoch visits the rows in the order of fastbp.shuffle
     BITS = 4  # of the shuffle's domain
-    COUNT = 5
+    BEGINS = 5  # 1: the segment is the first of its batch
+    ENDS = 6  # 1: it is the last
+    COUNT = 7
 
 
 class Scalar(IntEnum):
@@ -41,7 +51,9 @@ class Scalar(IntEnum):
     NORM_SUM = 7  # of their gradient norms
     WEIGHTED_LOSS_SUM = 8  # of weight times loss over all rows of the epoch
     WEIGHT_SUM = 9  # of the weights of all rows of the epoch
-    COUNT = 10
+    BATCH_LOSS = 10  # of weight times loss over the batch's rows so far
+    BATCH_WEIGHT = 11  # of their weights
+    COUNT = 12
 
 
 class Status(IntEnum):
@@ -82,7 +94,7 @@ class KernelContract:
 
 
 KERNELS: dict[str, KernelContract] = {
-    # Propagation pass: rows of the batch.
+    # Propagation pass: rows of the segment.
     "gather_inputs": KernelContract(
         ("inputs", "row_index", "data_inputs", "keys", "batch"),
         ("features",),
@@ -90,7 +102,7 @@ KERNELS: dict[str, KernelContract] = {
     ),
     "dense_forward": KernelContract(
         ("output", "derivative", "inputs", "weight", "bias", "settings"),
-        ("features", "units"),
+        ("features", "units", "thin"),
         writes=("output", "derivative"),
         optional=("derivative",),
         law="activation",
@@ -138,39 +150,53 @@ KERNELS: dict[str, KernelContract] = {
         ("columns",),
         writes=("data_outputs",),
     ),
-    # Weight pass: rows of a parameter tensor.
+    # Weight pass: rows of the panels of a parameter tensor.
     "dense_weight_gradient": KernelContract(
-        ("gradient", "inputs", "delta", "scalars", "batch"),
-        ("units",),
-        writes=("gradient",),
+        (
+            "gradient",
+            "tile_norm",
+            "tile_penalty",
+            "parameter",
+            "penalties",
+            "inputs",
+            "delta",
+            "scalars",
+            "batch",
+        ),
+        ("tile_rows", "first_tile"),
+        writes=("tile_norm", "tile_penalty"),
+        updates=("gradient",),
+        optional=("tile_norm", "tile_penalty", "penalties"),
         product=True,
     ),
     "dense_bias_gradient": KernelContract(
-        ("gradient", "delta", "scalars", "batch"),
-        ("units",),
-        writes=("gradient",),
-    ),
-    "penalize_gradient": KernelContract(
-        ("gradient", "tile_norm", "tile_penalty", "parameter", "penalties"),
-        ("columns", "is_weight", "tile_rows", "first_tile"),
+        ("gradient", "tile_norm", "tile_penalty", "delta", "scalars", "batch"),
+        ("tile_rows", "first_tile"),
         writes=("tile_norm", "tile_penalty"),
         updates=("gradient",),
+        optional=("tile_norm", "tile_penalty"),
     ),
     "update_parameters": KernelContract(
-        ("parameter", "transposed", "slots", "gradient", "coefficients", "clip", "scalars"),
+        ("parameter", "slots", "gradient", "coefficients", "clip", "scalars"),
         ("columns", "is_weight"),
-        writes=("transposed",),
-        updates=("parameter", "slots"),
-        optional=("transposed",),
+        writes=(),
+        updates=("parameter", "slots", "gradient"),
+        optional=("slots",),
         law="optimizer",
     ),
-    # Once a batch; the sums run in ascending order, in float64.
+    "transpose_weight": KernelContract(
+        ("transposed", "parameter"),
+        ("columns",),
+        writes=("transposed",),
+    ),
+    # Once a segment: sums run in ascending order of the rows, in float64.
     "reduce_loss": KernelContract(
         ("scalars", "row_loss", "row_weight", "batch"),
         (),
         writes=(),
         updates=("scalars",),
     ),
+    # Once a batch.
     "reduce_tiles": KernelContract(
         ("scalars", "tile_norm", "tile_penalty"),
         ("tiles",),

@@ -26,10 +26,10 @@ class PlanTables(Protocol):
         """The tensor that a layer reads."""
 
     def add_rows(self, name: str, slab: str, columns: int) -> str:
-        """Add a matrix with a row for each row of the batch; return its name."""
+        """Add a matrix with a row for each row of a segment; return its name."""
 
     def transpose(self, weight: str) -> str:
-        """The name of the transposed copy of a weight, which updates keep up to date."""
+        """The name of a weight as (units, inputs), which updates keep up to date."""
 
     def absent(self) -> str:
         """The name of the tensor that is not there."""
@@ -39,10 +39,14 @@ class PlanTables(Protocol):
     ) -> None:
         """Add a step of the propagation pass; a law's settings become its last tensor."""
 
-    def add_gradient_step(
-        self, kernel: str, parameter: str, tensors: Sequence[str], sizes: Sequence[int]
-    ) -> None:
-        """Add the step that computes the gradient of a parameter tensor."""
+    def add_gradient_step(self, kernel: str, parameter: str, tensors: Sequence[str]) -> None:
+        """Say which step computes the gradient of a parameter tensor."""
+
+    def penalties(self) -> str:
+        """The tensor of the penalty rates, or the absent one."""
+
+    def is_turned(self, weight: str) -> bool:
+        """Whether a weight lies as (units, inputs), because the layer is thin."""
 
 
 @dataclass(frozen=True)

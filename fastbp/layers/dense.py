@@ -77,7 +77,8 @@ class Dense(Layer):
             f"{index}.weight",
             f"{index}.bias",
         ]
-        builder.add_step("dense_forward", tensors, [inputs, units], law=self.activation)
+        thin = int(builder.is_turned(f"{index}.weight"))
+        builder.add_step("dense_forward", tensors, [inputs, units, thin], law=self.activation)
 
     def add_backward(self, builder: PlanTables, index: int, *, inputs_too: bool) -> None:
         inputs, units = builder.sizes(index)
@@ -91,16 +92,16 @@ class Dense(Layer):
         builder.add_step("dense_backward_data", tensors, [inputs, units, int(index == 0)])
 
     def add_gradients(self, builder: PlanTables, index: int) -> None:
-        units = self.units
+        weight, delta = f"{index}.weight", f"{index}.delta"
+        # The gradient of (inputs, units) is inputs.T @ delta, that of (units, inputs) the reverse.
+        factors = [builder.input_name(index), delta]
+        if builder.is_turned(weight):
+            factors.reverse()
         builder.add_gradient_step(
             "dense_weight_gradient",
-            f"{index}.weight",
-            [builder.input_name(index), f"{index}.delta", "scalars", "batch"],
-            [units],
+            weight,
+            [weight, builder.penalties(), *factors, "scalars", "batch"],
         )
         builder.add_gradient_step(
-            "dense_bias_gradient",
-            f"{index}.bias",
-            [f"{index}.delta", "scalars", "batch"],
-            [units],
+            "dense_bias_gradient", f"{index}.bias", [delta, "scalars", "batch"]
         )

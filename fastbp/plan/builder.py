@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,28 +26,31 @@ class PlanBuilder:
         self.dtype = dtype
         self.batch_rows = batch_rows
         self.geometry = geometry
+        self.segment_rows = min(batch_rows, geometry.segment_rows)
+        self.line = geometry.alignment // ITEM_BYTES[dtype]
+        self.turned: set[str] = set()
         self.tensors: dict[str, Tensor] = {}
         self.kinds: dict[str, str] = {}
         self.lengths: dict[str, int] = {}
         self.values: dict[str, tuple[float, ...]] = {}
         self.propagation: list[Step] = []
-        self.gradient_steps: dict[str, list[Step]] = {}
+        self.gradient_steps: dict[str, tuple[str, tuple[str, ...]]] = {}
 
     # Tensors.
 
     def add(self, name: str, slab: str, rows: int, columns: int, kind: str = "real") -> str:
-        """Lay a matrix at the end of a slab, its rows padded to the alignment."""
+        """Lay a matrix at the end of a slab, its columns padded to whole lines."""
         unit = self.geometry.alignment // ITEM_BYTES[self.dtype if kind == "real" else kind]
-        leading_dimension = -(-columns // unit) * unit
         offset = self.lengths.get(slab, 0)
+        tensor = Tensor(name, slab, rows, columns, -(-columns // unit) * unit, offset)
         self.kinds[slab] = kind
-        self.lengths[slab] = offset + rows * leading_dimension
-        self.tensors[name] = Tensor(name, slab, rows, columns, leading_dimension, offset)
+        self.lengths[slab] = offset + tensor.elements
+        self.tensors[name] = tensor
         return name
 
     def add_rows(self, name: str, slab: str, columns: int) -> str:
-        """A matrix with a row for each row of the batch."""
-        return self.add(name, slab, self.batch_rows, columns)
+        """A matrix with a row for each row of a segment."""
+        return self.add(name, slab, self.segment_rows, columns)
 
     def add_vector(self, name: str, slab: str, length: int, kind: str) -> str:
         """A vector: a matrix of one row."""
@@ -70,12 +73,35 @@ class PlanBuilder:
         return "none"
 
     def transpose(self, weight: str) -> str:
-        """The transposed copy of a weight, kept up to date by the update step."""
+        """A weight as (units, inputs): itself, or a copy that the weight pass keeps up to date."""
+        if weight in self.turned:
+            return weight
         name = f"{weight}.transposed"
         if name not in self.tensors:
             source = self.tensors[weight]
             self.add(name, "transposed", source.columns, source.rows)
         return name
+
+    def is_turned(self, weight: str) -> bool:
+        """Whether a weight lies as (units, inputs)."""
+        return weight in self.turned
+
+    def add_parameters(self) -> None:
+        """Lay out the parameters; the weights of thin layers lie the other way round."""
+        for name, specification in self.network.parameters():
+            rows, columns = specification.matrix_shape
+            if specification.is_weight and self.is_thin(rows, columns):
+                self.turned.add(name)
+                rows, columns = columns, rows
+            self.add(name, "parameters", rows, columns)
+
+    def is_thin(self, inputs: int, units: int) -> bool:
+        """Whether sums along the inputs take fewer instructions than a padded line of units.
+
+        A row of one unit takes a multiply-add for each line of inputs and about three operations to
+        add up its lanes; padded to a line, all units of a row take one multiply-add an input.
+        """
+        return units <= self.line and units * (-(-inputs // self.line) + 3) <= inputs
 
     # Layers.
 
@@ -99,20 +125,29 @@ class PlanBuilder:
             names.append(self.add_values(f"settings.{len(self.propagation)}", law.settings))
         self.propagation.append(Step(kernel, tuple(names), tuple(sizes), law))
 
-    def add_gradient_step(
-        self, kernel: str, parameter: str, tensors: Sequence[str], sizes: Sequence[int]
-    ) -> None:
-        """Add the step that computes the gradient of a parameter tensor."""
-        names = (f"{parameter}.gradient", *tensors)
-        self.gradient_steps.setdefault(parameter, []).append(Step(kernel, names, tuple(sizes)))
+    def add_gradient_step(self, kernel: str, parameter: str, tensors: Sequence[str]) -> None:
+        """Say which step computes the gradient of a parameter tensor; its tiles come later.
+
+        Its tensors begin with the gradient and the sums of its tiles (absent where there is no
+        optimizer to want them); `tensors` are the others. Its sizes are the rows of a tile and the
+        number of the parameter's first tile.
+        """
+        sums = ("tile_norm", "tile_penalty")
+        if "tile_norm" not in self.tensors:
+            sums = (self.absent(),) * 2
+        self.gradient_steps[parameter] = kernel, (f"{parameter}.gradient", *sums, *tensors)
+
+    def penalties(self) -> str:
+        """The tensor of the two penalty rates, absent where nothing is updated."""
+        return "penalties" if "penalties" in self.tensors else self.absent()
 
 
 def add_loss(builder: PlanBuilder, loss: Loss) -> None:
     """Add the loss step: row losses, row weights, and the delta of the last layer."""
     outputs = builder.network.outputs
     last = len(builder.network.layers) - 1
-    builder.add_vector("row_loss", "rows", builder.batch_rows, "real")
-    builder.add_vector("row_weight", "rows", builder.batch_rows, "real")
+    builder.add_vector("row_loss", "rows", builder.segment_rows, "real")
+    builder.add_vector("row_weight", "rows", builder.segment_rows, "real")
     builder.add_data("data.targets", 1 if loss.targets == "class" else outputs)
     builder.add_data("data.weights", 1)
     tensors = ["row_loss", "row_weight", f"{last}.delta", f"{last}.output"]
@@ -130,7 +165,7 @@ def add_propagation(builder: PlanBuilder, purpose: str, loss: Loss | None) -> No
     inputs, outputs = network.inputs, network.outputs
     builder.add_vector("batch", "batch", int(Batch.COUNT), "int64")
     builder.add_vector("keys", "batch", ROUNDS, "int64")
-    builder.add_vector("row_index", "row_index", builder.batch_rows, "int64")
+    builder.add_vector("row_index", "row_index", builder.segment_rows, "int64")
     builder.add_vector("scalars", "scalars", int(Scalar.COUNT), "float64")
     builder.add_data("data.inputs", inputs)
     builder.add_rows("inputs", "activations", inputs)
@@ -170,12 +205,31 @@ class WeightPass:
     tiles: list[Tile] = field(default_factory=list)
 
 
+# Panels whose tiles take turns, so that the rows of A that one tile read serve the next ones.
+PANELS_A_TURN = 8
+
+
 def tile_rows(builder: PlanBuilder, parameter: str) -> int:
-    """Rows of a tile: about `tile_elements` elements, in whole cache lines of a transposed row."""
+    """Rows of a tile: about `tile_elements` elements of a panel, in whole panels of the inputs."""
+    panel = 2 * builder.line
+    if builder.tensors[parameter].rows == 1:
+        return max(builder.geometry.tile_elements // panel, 1)
+    return max(builder.geometry.tile_elements // panel // panel, 1) * panel
+
+
+def tiles_of(builder: PlanBuilder, parameter: str, height: int) -> Iterator[tuple[int, int]]:
+    """The tiles of a parameter tensor: first and last row, counted through its panels."""
     tensor = builder.tensors[parameter]
-    line = builder.geometry.alignment // ITEM_BYTES[builder.dtype]
-    rows = builder.geometry.tile_elements // tensor.leading_dimension
-    return min(max(rows // line * line, line), tensor.rows)
+    panels = -(-tensor.padded_columns // (2 * builder.line))
+    if tensor.rows == 1:
+        for first in range(0, panels, height):
+            yield first, min(first + height, panels)
+        return
+    for turn in range(0, panels, PANELS_A_TURN):
+        for row in range(0, tensor.rows, height):
+            for panel in range(turn, min(turn + PANELS_A_TURN, panels)):
+                start = panel * tensor.rows
+                yield start + row, start + min(row + height, tensor.rows)
 
 
 def add_weight_pass(
@@ -186,15 +240,12 @@ def add_weight_pass(
     clip_value: float | None,
 ) -> WeightPass:
     """The steps and tiles of the weight pass; without an optimizer, the gradients alone."""
-    for i, layer in enumerate(builder.network.layers):
-        layer.add_gradients(builder, i)
     names = dict(builder.network.parameters())
     heights = {name: tile_rows(builder, name) for name in names}
-    counts = {name: -(-builder.tensors[name].rows // heights[name]) for name in names}
-    begin = None
-    reduce_tiles = None
+    spans = {name: list(tiles_of(builder, name, heights[name])) for name in names}
+    total = sum(len(found) for found in spans.values())
+    result = WeightPass()
     if optimizer is not None:
-        total = sum(counts.values())
         builder.add_vector("tile_norm", "tile_sums", total, "float64")
         builder.add_vector("tile_penalty", "tile_sums", total, "float64")
         builder.add_values("penalties", (l1, l2), "float64")
@@ -202,44 +253,50 @@ def add_weight_pass(
         builder.add_vector("coefficients", "settings", optimizer.coefficient_count, "real")
         builder.add_values("carry", optimizer.carry, "float64")
         builder.add_values("optimizer", optimizer.settings, "float64")
-        begin = Step("begin_step", ("coefficients", "carry", "scalars", "optimizer"), (), optimizer)
-        reduce_tiles = Step("reduce_tiles", ("scalars", "tile_norm", "tile_penalty"), (total,))
-    steps: list[Step] = []
-    tiles: list[Tile] = []
-    for name, specification in names.items():
+        sums = ("scalars", "tile_norm", "tile_penalty")
+        result.begin = Step(
+            "begin_step", ("coefficients", "carry", "scalars", "optimizer"), (), optimizer
+        )
+        result.reduce_tiles = Step("reduce_tiles", sums, (total,))
+    for name in names:
         tensor = builder.tensors[name]
         builder.add(f"{name}.gradient", "gradients", tensor.rows, tensor.columns)
-        is_weight = int(specification.is_weight)
-        first = len(steps)
-        steps += builder.gradient_steps[name]
+    for i, layer in enumerate(builder.network.layers):
+        layer.add_gradients(builder, i)
+    for name, specification in names.items():
+        first = len(result.steps)
+        kernel, tensors = builder.gradient_steps[name]
+        result.steps.append(Step(kernel, tensors, (heights[name], len(result.tiles))))
+        middle = len(result.steps)
         if optimizer is not None:
-            gradient = f"{name}.gradient"
-            steps.append(
-                Step(
-                    "penalize_gradient",
-                    (gradient, "tile_norm", "tile_penalty", name, "penalties"),
-                    (tensor.columns, is_weight, heights[name], len(tiles)),
-                )
-            )
-        middle = len(steps)
-        if optimizer is not None:
-            slots = f"{name}.slots"
-            builder.add(slots, "slots", len(optimizer.slots) * tensor.rows, tensor.columns)
-            transposed = f"{name}.transposed"
-            if transposed not in builder.tensors:
-                transposed = builder.absent()
-            steps.append(
-                Step(
-                    "update_parameters",
-                    (name, transposed, slots, gradient, "coefficients", "clip", "scalars"),
-                    (tensor.columns, is_weight),
-                    optimizer,
-                )
-            )
-        for row in range(0, tensor.rows, heights[name]):
-            last = min(row + heights[name], tensor.rows)
-            tiles.append(Tile(name, first, middle, len(steps), row, last))
-    return WeightPass(begin, reduce_tiles, steps, tiles)
+            add_update(builder, result, name, specification.is_weight, optimizer)
+        result.tiles += [
+            Tile(name, first, middle, len(result.steps), *span) for span in spans[name]
+        ]
+    return result
+
+
+def add_update(
+    builder: PlanBuilder, result: WeightPass, name: str, is_weight: bool, optimizer: Optimizer
+) -> None:
+    """The steps that change a parameter tensor, once its gradient is known."""
+    tensor = builder.tensors[name]
+    slots = [
+        builder.add(f"{name}.{slot}", "slots", tensor.rows, tensor.columns)
+        for slot in optimizer.slots
+    ]
+    first_slot = slots[0] if slots else builder.absent()
+    result.steps.append(
+        Step(
+            "update_parameters",
+            (name, first_slot, f"{name}.gradient", "coefficients", "clip", "scalars"),
+            (tensor.columns, int(is_weight)),
+            optimizer,
+        )
+    )
+    transposed = f"{name}.transposed"
+    if transposed in builder.tensors:
+        result.steps.append(Step("transpose_weight", (transposed, name), (tensor.columns,)))
 
 
 def build_plan(
@@ -279,8 +336,7 @@ def build_plan(
     Plan
     """
     builder = PlanBuilder(network, dtype, batch_rows, geometry)
-    for name, specification in network.parameters():
-        builder.add(name, "parameters", *specification.matrix_shape)
+    builder.add_parameters()
     add_propagation(builder, purpose, loss)
     weight_pass = WeightPass()
     if purpose in {"gradient", "train"}:
@@ -295,10 +351,12 @@ def build_plan(
         purpose=purpose,
         dtype=dtype,
         batch_rows=batch_rows,
+        segment_rows=builder.segment_rows,
         geometry=geometry,
         slabs=tuple(slabs),
         tensors=tuple(builder.tensors.values()),
         values=dict(builder.values),
+        turned=frozenset(builder.turned),
         propagation=tuple(builder.propagation),
         reduce_loss=reduce_loss,
         begin=weight_pass.begin,

@@ -19,16 +19,19 @@ class Geometry:
     Attributes
     ----------
     alignment : int
-        Bytes; every tensor and every row of it starts at a multiple.
+        Bytes of a line; every tensor and every row of a panel starts at a multiple.
     row_block : int
         Rows of the batch that the propagation pass takes through all layers at a time.
     tile_elements : int
         Parameters that the weight pass takes through gradient and update at a time, about.
+    segment_rows : int
+        Rows of a batch that the slabs hold at a time; a larger batch comes in segments.
     """
 
     alignment: int
     row_block: int
     tile_elements: int
+    segment_rows: int
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,24 @@ class Slab:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A matrix inside a slab; `data` tensors lie in the user's arrays instead.
+    """A matrix inside a slab, in panels; `data` tensors lie in the caller's arrays, row by row.
 
-    Element (row, column) is number ``offset + row * leading_dimension + column`` of the slab.
+    A panel holds two lines' worth of columns (one, where that is enough for the last columns) of all
+    rows. Panels follow each other, so the panel that begins at column c begins at number
+    ``offset + c * rows`` of the slab.
     """
 
     name: str
     slab: str
     rows: int
     columns: int
-    leading_dimension: int
+    padded_columns: int
     offset: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers of the slab it takes, padding included."""
+        return self.rows * self.padded_columns
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,8 @@ class Tile:
     """Rows of one parameter tensor, and which of the plan's weight steps run on them.
 
     Steps ``gradient_begin <= i < gradient_end`` compute the gradient, steps
-    ``gradient_end <= i < update_end`` change the parameters.
+    ``gradient_end <= i < update_end`` change the parameters. Row r of panel p is counted as
+    ``p * rows + r``.
     """
 
     parameter: str
@@ -91,12 +102,16 @@ class Plan:
         ``predict``, ``evaluate``, ``gradient``, ``input_gradient``, ``vjp`` or ``train``.
     batch_rows : int
         The most rows that a batch can have.
+    segment_rows : int
+        The most rows of a batch that are in the slabs at a time.
+    turned : frozenset of str
+        Weights that lie as (units, inputs), not (inputs, units): those of thin layers.
     propagation : tuple of Step
         Run in order on every block of rows.
     reduce_loss : Step or None
-        Run once a batch, after the propagation pass.
+        Run once a segment, after the propagation pass.
     begin : Step or None
-        Run once before each update.
+        Run once a batch, before anything else.
     weight_steps, tiles
         The weight pass.
     reduce_tiles : Step or None
@@ -111,10 +126,12 @@ class Plan:
     purpose: str
     dtype: str
     batch_rows: int
+    segment_rows: int
     geometry: Geometry
     slabs: tuple[Slab, ...]
     tensors: tuple[Tensor, ...]
     values: dict[str, tuple[float, ...]]
+    turned: frozenset[str]
     propagation: tuple[Step, ...]
     reduce_loss: Step | None
     begin: Step | None
@@ -127,13 +144,14 @@ class Plan:
     def __str__(self) -> str:
         lines = [
             f"{self.purpose} plan: {self.network}",
-            f"dtype {self.dtype}, batches of up to {self.batch_rows} rows in blocks of "
-            f"{self.geometry.row_block}, {self.multiply_adds:,} multiply-adds a batch",
+            f"dtype {self.dtype}, batches of up to {self.batch_rows} rows in segments of "
+            f"{self.segment_rows} and blocks of {self.geometry.row_block}, "
+            f"{self.multiply_adds:,} multiply-adds a batch",
             "",
             *table(
-                ("tensor", "slab", "shape", "leading dimension", "offset"),
+                ("tensor", "slab", "shape", "padded", "offset"),
                 (
-                    (t.name, t.slab, f"{t.rows} x {t.columns}", t.leading_dimension, t.offset)
+                    (t.name, t.slab, f"{t.rows} x {t.columns}", t.padded_columns, t.offset)
                     if t.slab != "data"
                     else (t.name, "the caller's", f"rows x {t.columns}", "", "")
                     for t in self.tensors

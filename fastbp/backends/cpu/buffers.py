@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp.plan import Plan, Slab, Tensor
+from fastbp.plan import Plan, Slab
 
 __all__ = ["GUARD_BYTE", "Buffers"]
 
@@ -70,18 +70,36 @@ class Buffers:
         """Bytes of all slabs that this object allocated."""
         return sum(raw.nbytes for raw in self.raw.values())
 
-    def padded(self, name: str) -> NDArray[Any]:
-        """A tensor with its padding columns, (rows, leading dimension)."""
-        tensor: Tensor = self.tensors[name]
-        length = tensor.rows * tensor.leading_dimension
-        flat = self.slabs[tensor.slab][tensor.offset : tensor.offset + length]
-        return flat.reshape(tensor.rows, tensor.leading_dimension)
+    def address(self, name: str) -> int:
+        """Where a tensor begins in memory."""
+        tensor = self.tensors[name]
+        slab = self.slabs[tensor.slab]
+        return int(slab.ctypes.data + tensor.offset * slab.itemsize)
 
-    def matrix(self, name: str) -> NDArray[Any]:
-        """A tensor without its padding, (rows, columns)."""
-        return self.padded(name)[:, : self.tensors[name].columns]
+    def panels(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
+        """The panels of a tensor: first column, and a view (rows, columns with their padding)."""
+        tensor = self.tensors[name]
+        slab = self.slabs[tensor.slab]
+        panel = 2 * self.plan.geometry.alignment // slab.itemsize
+        for column in range(0, tensor.padded_columns, panel):
+            width = min(panel, tensor.padded_columns - column)
+            begin = tensor.offset + column * tensor.rows
+            yield column, slab[begin : begin + tensor.rows * width].reshape(tensor.rows, width)
+
+    def read(self, name: str, *, padding: bool = False) -> NDArray[Any]:
+        """A copy of a tensor as a matrix (rows, columns)."""
+        matrix = np.hstack([panel for _, panel in self.panels(name)])
+        return matrix if padding else matrix[:, : self.tensors[name].columns]
+
+    def write(self, name: str, matrix: NDArray[Any]) -> None:
+        """Fill a tensor from a matrix (rows, columns), or from what broadcasts to one."""
+        tensor = self.tensors[name]
+        matrix = np.broadcast_to(matrix, (tensor.rows, tensor.columns))
+        for column, panel in self.panels(name):
+            columns = min(panel.shape[1], tensor.columns - column)
+            panel[:, :columns] = matrix[:, column : column + columns]
 
     def vector(self, name: str) -> NDArray[Any]:
-        """A tensor of one row as a vector."""
-        vector: NDArray[Any] = self.matrix(name)[0]
-        return vector
+        """A tensor of one row as a view."""
+        tensor = self.tensors[name]
+        return self.slabs[tensor.slab][tensor.offset : tensor.offset + tensor.columns]

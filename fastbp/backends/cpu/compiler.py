@@ -34,10 +34,10 @@ logger = logging.getLogger("fastbp")
 KERNEL_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
 DRIVER_SIGNATURE = (
     *(types.int64[:, ::1],) * 4,
-    types.int64[::1],
+    *(types.int64[::1],) * 2,
     *(types.float64[::1],) * 2,
     types.float64,
-    *(types.int64,) * 4,
+    types.int64[::1],
 )
 COMPILED: dict[Hashable, Any] = {}
 
@@ -119,18 +119,15 @@ def compile_kernel(factory: Callable[..., Any], dtype: str, law: Any = None, *co
     return int(COMPILED[key].address)
 
 
-def compile_product(factory: Callable[..., Any], dtype: str) -> int:
-    """The address of the matrix product for a number type."""
-    key = (factory, dtype)
+def compile_product(factory: Callable[..., Any], dtype: str, shape: tuple[int, ...]) -> int:
+    """The address of the matrix product for a number type and a shape of register tiles."""
+    key = (factory, dtype, shape)
     if key not in COMPILED:
-        real = number_type(dtype)
-        integer = types.int64
+        real, integer = number_type(dtype), types.int64
         numbers = types.CPointer(real)
-        signature = types.void(
-            numbers, numbers, integer, integer, integer, numbers, integer, integer, integer
-        )
-
-        COMPILED[key] = build_c(signature, factory(real, SOURCES), cache=True)
+        two = (numbers, integer)
+        signature = types.void(*two, *two, numbers, *(integer,) * 5, *two, integer, integer)
+        COMPILED[key] = build_c(signature, factory(real, SOURCES, *shape), cache=True)
     return int(COMPILED[key].address)
 
 

@@ -37,6 +37,10 @@ def expm1(x):
     return lambda x: math.expm1(x)
 
 
+def log(x):
+    return lambda x: math.log(x)
+
+
 def log1p(x):
     return lambda x: math.log1p(x)
 

@@ -17,7 +17,7 @@ from fastbp.backends.cpu.buffers import Buffers
 from fastbp.backends.cpu.compiler import compile_driver, compile_kernel, compile_product
 from fastbp.backends.cpu.pace import Pace
 from fastbp.backends.cpu.threads import may_run_parallel, parallel_region
-from fastbp.backends.cpu.tuning import PARALLEL_MULTIPLY_ADDS
+from fastbp.backends.cpu.tuning import PARALLEL_MULTIPLY_ADDS, tile_shape
 from fastbp.plan import Plan, Step
 
 __all__ = ["FACTORIES", "Engine", "bind_kernel"]
@@ -82,8 +82,9 @@ class Engine:
         self.bound: dict[str, NDArray[Any]] = {}
         self.data_positions: dict[str, list[int]] = {}
         self.arguments: list[int] = []
-        self.has_transposed = any(slab.name == "transposed" for slab in plan.slabs)
+        self.batch_rows = plan.batch_rows
         self.build_tables()
+        self.shares = {workers: self.share_tiles(workers) for workers in {1, self.workers}}
         self.fill_slots()
         self.pace = Pace(self.parallel)
         for kind in {False, self.parallel}:  # now, and not in the first epoch
@@ -112,6 +113,20 @@ class Engine:
         ]
         self.tiles = np.array(tiles, dtype=np.int64).reshape(len(tiles), 5)
 
+    @property
+    def workers(self) -> int:
+        """How many shares the work of a pass is cut into."""
+        return self.threads if self.parallel else 1
+
+    def share_tiles(self, workers: int) -> NDArray[np.int64]:
+        """Where each worker's run of tiles begins, so that all have about the same work."""
+        costs = [(t.last_row - t.first_row) + 4 for t in self.plan.tiles]
+        reached = np.concatenate([[0], np.cumsum(costs, dtype=np.float64)])
+        goals = reached[-1] * np.arange(workers + 1) / workers
+        shares = np.searchsorted(reached, goals - 1e-9)
+        shares[-1] = len(costs)
+        return shares.astype(np.int64)
+
     def add_arguments(self, step: Step) -> int:
         """Append a step's row of arguments; return where it starts."""
         start = len(self.arguments)
@@ -121,11 +136,12 @@ class Engine:
                 self.data_positions.setdefault(name, []).append(len(self.arguments))
                 self.arguments += [0, 0, 0]
             else:
-                address = self.buffers.padded(name).ctypes.data
-                self.arguments += [address, tensor.rows, tensor.leading_dimension]
+                self.arguments += [self.buffers.address(name), tensor.rows, tensor.padded_columns]
         self.arguments += step.sizes
         if KERNELS[step.kernel].product:
-            self.arguments.append(compile_product(product.multiply_tile, self.plan.dtype))
+            self.arguments.append(
+                compile_product(product.multiply, self.plan.dtype, tile_shape())
+            )
         return start
 
     def bind(self, name: str, array: NDArray[Any] | None) -> None:
@@ -154,27 +170,28 @@ class Engine:
         if optimizer is None:
             return
         for name, _ in self.plan.network.parameters():
-            slots = self.buffers.matrix(f"{name}.slots")
-            height = self.buffers.tensors[name].rows
-            for i, slot in enumerate(optimizer.slots):
-                slots[i * height : (i + 1) * height] = optimizer.initial_slot(slot)
+            for slot in optimizer.slots:
+                self.buffers.write(f"{name}.{slot}", np.array(optimizer.initial_slot(slot)))
 
     def load_parameters(self, flat: NDArray[Any]) -> None:
-        """Copy a flat parameter vector into the padded slab and its transposed copy."""
+        """Copy a flat parameter vector into the slab, and into the transposed copies."""
         for name, block in self.flat_blocks(flat):
-            self.buffers.matrix(name)[...] = block
-            if self.has_transposed and f"{name}.transposed" in self.buffers.tensors:
-                self.buffers.matrix(f"{name}.transposed")[...] = block.T
+            self.buffers.write(name, block.T if name in self.plan.turned else block)
+            if f"{name}.transposed" in self.buffers.tensors:
+                self.buffers.write(f"{name}.transposed", block.T)
 
     def store_parameters(self, flat: NDArray[Any]) -> None:
         """Copy the parameters into a flat vector."""
-        for name, block in self.flat_blocks(flat):
-            block[...] = self.buffers.matrix(name)
+        self.store(flat, "")
 
     def store_gradient(self, flat: NDArray[Any]) -> None:
         """Copy the gradient into a flat vector."""
+        self.store(flat, ".gradient")
+
+    def store(self, flat: NDArray[Any], suffix: str) -> None:
         for name, block in self.flat_blocks(flat):
-            block[...] = self.buffers.matrix(f"{name}.gradient")
+            matrix = self.buffers.read(f"{name}{suffix}")
+            block[...] = matrix.T if name in self.plan.turned else matrix
 
     def flat_blocks(self, flat: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
         """Every parameter tensor's name and its matrix inside a flat vector."""
@@ -226,20 +243,19 @@ class Engine:
         plan = self.plan
         parallel = (self.parallel if parallel is None else parallel) and may_run_parallel()
         run_batches = compile_driver(driver.run_batches, parallel)
+        sizes = (self.batch_rows, plan.segment_rows, plan.geometry.row_block)
         with parallel_region(self.threads) if parallel else contextlib.nullcontext():
             status, done = run_batches(
                 self.propagation,
                 self.once,
                 self.weight_steps,
                 self.tiles,
+                self.shares[self.workers if parallel else 1],
                 self.batch,
                 self.scalars,
                 self.learning_rates,
                 np.inf if plan.clip_norm is None else plan.clip_norm,
-                plan.batch_rows,
-                plan.geometry.row_block,
-                first_batch,
-                last_batch,
+                np.array((*sizes, first_batch, last_batch), dtype=np.int64),
             )
         return Status(status), done
 
@@ -260,4 +276,4 @@ class Engine:
     def run_all(self, data_rows: int) -> None:
         """Run every batch of a data set once, in order."""
         self.begin_epoch(data_rows)
-        self.run_in_calls(-(-data_rows // self.plan.batch_rows))
+        self.run_in_calls(-(-data_rows // self.batch_rows))

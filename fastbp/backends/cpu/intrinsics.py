@@ -1,4 +1,4 @@
-"""The few operations that Numba's language lacks, each one or two LLVM instructions.
+"""The few scalar operations that Numba's language lacks, each one or two LLVM instructions.
 
 Kernels get addresses as integers, so they need pointers from addresses, a little memory on the
 stack, calls by address, and a fused multiply-add that is never left to an optimizer's choice: with
@@ -17,13 +17,16 @@ __all__ = [
     "call_kernel",
     "call_product",
     "fma",
-    "leading_dimension",
-    "matrix",
+    "height",
+    "is_present",
     "offset",
+    "padded_columns",
     "pointer",
+    "pointer_tuple",
     "read_tuple",
     "size",
     "stack_array",
+    "table",
     "vector",
     "write_tuple",
 ]
@@ -92,6 +95,22 @@ def read_tuple(typing_context, base, stride, length):
     return result(base, stride, length), generate
 
 
+@intrinsic(prefer_literal=True)
+def pointer_tuple(typing_context, base, stride, length):
+    """The tuple of pointers base, base + stride, ... of a length known when compiling."""
+    count = length.literal_value
+    result = types.UniTuple(base, count)
+
+    def generate(context, builder, signature, arguments):
+        pointers = []
+        for i in range(count):
+            index = builder.mul(arguments[1], ir.Constant(arguments[1].type, i))
+            pointers.append(builder.gep(arguments[0], [index]))
+        return context.make_tuple(builder, result, pointers)
+
+    return result(base, stride, length), generate
+
+
 @intrinsic
 def write_tuple(typing_context, base, stride, values):
     """Store a tuple at base[0], base[stride], ..."""
@@ -131,25 +150,28 @@ def call_kernel(typing_context, address, arguments, first_row, last_row):
 def call_product(
     typing_context,
     address,
-    tile,
+    target,
+    target_stride,
+    start,
+    start_stride,
     a,
     a_row_stride,
-    a_column_stride,
+    a_step,
+    a_block,
+    a_block_stride,
     rows,
     b,
     b_stride,
     depth,
     columns,
 ):
-    """Call the matrix product by address; its arguments are those of `product.multiply_tile`."""
+    """Call the matrix product by address; its arguments are those of `product.multiply`."""
 
     def generate(context, builder, signature, values):
         return call(context, builder, signature, values)
 
-    integer = types.int64
-    signature = types.void(
-        integer, tile, a, integer, integer, integer, b, integer, integer, integer
-    )
+    i = types.int64
+    signature = types.void(i, target, i, start, i, a, i, i, i, i, i, b, i, i, i)
     return signature, generate
 
 
@@ -164,14 +186,26 @@ def pointer(arguments, position, kind):
 
 
 @register_jitable
-def leading_dimension(arguments, position):
-    """The distance between a tensor's rows, in elements."""
+def padded_columns(arguments, position):
+    """The columns of a tensor argument with its padding."""
     return arguments[3 * position + 2]
 
 
 @register_jitable
-def matrix(arguments, position, kind):
-    """A tensor argument as a two-dimensional array (rows, leading dimension)."""
+def height(arguments, position):
+    """The rows of a tensor argument: of each of its panels."""
+    return arguments[3 * position + 1]
+
+
+@register_jitable
+def is_present(arguments, position):
+    """Whether an optional tensor argument is there."""
+    return arguments[3 * position + 1] > 0
+
+
+@register_jitable
+def table(arguments, position, kind):
+    """A tensor of the caller's as a two-dimensional array (rows, columns)."""
     shape = (arguments[3 * position + 1], arguments[3 * position + 2])
     return carray(as_pointer(arguments[3 * position], kind), shape)
 

@@ -1,75 +1,198 @@
-"""The matrix product behind every dense pass.
+"""The matrix product behind every dense pass: register tiles of explicit vectors.
 
-One routine adds A B to a tile of accumulators. Forward, backward through the data and the gradient
-of the weights are all this product; they differ in what the tile holds before and after, and in the
-two strides with which A is read (the weight gradient reads it transposed).
+Forward, backward through the data and the gradient of the weights are all this product; they differ
+in the strides with which A is read and in what is done with the tile afterwards. A tile's
+accumulators stay in registers for the whole depth; each is one chain of fused multiply-adds, depth
+ascending, so that neither the shape of the tile nor the width of the registers shows in the bits.
 """
 
 from __future__ import annotations
 
-from fastbp.backends.cpu.intrinsics import fma, offset
-from fastbp.backends.cpu.tuning import PRODUCT_COLUMNS, PRODUCT_ROWS
+from typing import Any
 
-__all__ = ["multiply_tile"]
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastbp.backends.cpu.tuning import TileShape
+from fastbp.backends.cpu.vectors import (
+    I64,
+    at,
+    fused_multiply_add,
+    lanes_of,
+    load,
+    loop,
+    minimum,
+    splat,
+    store,
+)
+
+__all__ = ["PRODUCT_ARGUMENTS", "multiply"]
+
+# Tiles of these heights finish the rows that the full tiles leave.
+LOWER_HEIGHTS = (4, 2, 1)
+
+PRODUCT_ARGUMENTS = (
+    "target",
+    "target_stride",
+    "start",
+    "start_stride",
+    "a",
+    "a_row_stride",
+    "a_step",
+    "a_block",
+    "a_block_stride",
+    "rows",
+    "b",
+    "b_stride",
+    "depth",
+    "columns",
+)
 
 
-def multiply_tile(real, sources):
-    """Make ``multiply_tile`` for a number type."""
+def emit_tile(builder: Any, height: int, vectors: int, lanes: int, alignment: int, p: Any) -> None:
+    """One register tile: height rows x vectors vectors, through the whole depth."""
 
-    def multiply_tile(tile, a, a_row_stride, a_column_stride, rows, b, b_stride, depth, columns):
-        """tile[i, j] += sum over k of a[i, k] b[k, j], one fused multiply-add chain, k ascending.
+    def accumulators_at(base: Any, stride: Any) -> list[Any]:
+        rows = [at(builder, base, builder.mul(stride, I64(i))) for i in range(height)]
+        return [at(builder, row, v * lanes) for row in rows for v in range(vectors)]
 
-        `tile` (PRODUCT_ROWS, PRODUCT_COLUMNS) is updated in its first `rows` rows and `columns`
-        columns; a[i, k] is element ``i * a_row_stride + k * a_column_stride``, b[k, j] element
-        ``k * b_stride + j``. Every path below runs the same chain for an element, so the bits do
-        not depend on how many rows there are.
+    sums = [load(builder, s, lanes, alignment) for s in accumulators_at(p["start"], p["start_stride"])]
+    offsets = [builder.mul(p["a_row_stride"], I64(i)) for i in range(height)]
+
+    def step(_: Any, carried: list[Any]) -> list[Any]:
+        a, b, *sums = carried
+        vector = [load(builder, at(builder, b, v * lanes), lanes, alignment) for v in range(vectors)]
+        changed = []
+        for i in range(height):
+            factor = splat(builder, builder.load(at(builder, a, offsets[i])), lanes)
+            for v in range(vectors):
+                total = sums[i * vectors + v]
+                changed.append(fused_multiply_add(builder, factor, vector[v], total))
+        return [at(builder, a, p["a_step"]), at(builder, b, p["b_stride"]), *changed]
+
+    def block(_: Any, carried: list[Any]) -> list[Any]:
+        a_block, b, left, *sums = carried
+        depth = minimum(builder, left, p["a_block"])
+        _, b, *sums = loop(builder, depth, [a_block, b, *sums], step)
+        return [at(builder, a_block, p["a_block_stride"]), b, builder.sub(left, depth), *sums]
+
+    above = builder.add(p["depth"], builder.sub(p["a_block"], I64(1)))
+    blocks = builder.sdiv(above, p["a_block"])
+    _, _, _, *sums = loop(builder, blocks, [p["a"], p["b"], p["depth"], *sums], block)
+    for value, place in zip(sums, accumulators_at(p["target"], p["target_stride"]), strict=True):
+        store(builder, value, place, alignment)
+
+
+def emit_rows(builder: Any, shape: TileShape, vectors: int, lanes: int, p: Any) -> None:
+    """All rows of one column of tiles: the highest tiles first, then the lower ones."""
+    position = {name: p[name] for name in ("target", "start", "a")}
+    strides = {"target": "target_stride", "start": "start_stride", "a": "a_row_stride"}
+    left = p["rows"]
+    for height in (shape.height, *LOWER_HEIGHTS):
+        count = builder.sdiv(left, I64(height))
+
+        def tile(_: Any, carried: list[Any], height: int = height) -> list[Any]:
+            here = dict(zip(strides, carried, strict=True))
+            emit_tile(builder, height, vectors, lanes, shape.vector_bytes, {**p, **here})
+            return [
+                at(builder, here[name], builder.mul(p[stride], I64(height)))
+                for name, stride in strides.items()
+            ]
+
+        moved = loop(builder, count, list(position.values()), tile)
+        position = dict(zip(strides, moved, strict=True))
+        left = builder.sub(left, builder.mul(count, I64(height)))
+
+
+def emit_product(builder: Any, real: Any, shape: TileShape, p: dict[str, Any]) -> None:
+    """The product for every number of rows, and for panels of one and of two lines."""
+    lanes = lanes_of(real, shape.vector_bytes)
+    line = lanes_of(real)
+    widest = shape.vectors * lanes
+
+    def columns_of_tiles(count: Any, vectors: int) -> None:
+        width = vectors * lanes
+
+        def column(index: Any, _: list[Any]) -> list[Any]:
+            shift = builder.mul(index, I64(width))
+            here = {name: at(builder, p[name], shift) for name in ("target", "start", "b")}
+            emit_rows(builder, shape, vectors, lanes, {**p, **here})
+            return []
+
+        loop(builder, count, [], column)
+
+    if widest <= line:  # narrow registers: a line is several tiles wide
+        columns_of_tiles(builder.sdiv(p["columns"], I64(widest)), shape.vectors)
+        return
+    with builder.if_else(builder.icmp_signed(">", p["columns"], I64(line))) as (two, one):
+        with two:
+            columns_of_tiles(I64(1), widest // lanes)
+        with one:
+            columns_of_tiles(I64(1), line // lanes)
+
+
+@intrinsic(prefer_literal=True)
+def product(typing_context, arguments, vector_bytes, vectors, height):
+    """The product with tiles of a shape that is known when compiling."""
+    shape = TileShape(*(number.literal_value for number in (vector_bytes, vectors, height)))
+
+    def generate(context, builder, signature, values):
+        unpacked = [builder.extract_value(values[0], i) for i in range(len(PRODUCT_ARGUMENTS))]
+        p = dict(zip(PRODUCT_ARGUMENTS, unpacked, strict=True))
+        emit_product(builder, p["b"].type.pointee, shape, p)
+        return context.get_dummy_value()
+
+    return types.void(arguments, vector_bytes, vectors, height), generate
+
+
+def multiply(real, sources, vector_bytes, vectors, height):
+    """Make ``multiply`` for a number type and the numbers of a `TileShape`."""
+
+    def multiply(
+        target,
+        target_stride,
+        start,
+        start_stride,
+        a,
+        a_row_stride,
+        a_step,
+        a_block,
+        a_block_stride,
+        rows,
+        b,
+        b_stride,
+        depth,
+        columns,
+    ):
+        """target[i, j] = start[i, j] + sum over k of a[i, k] b[k, j]; columns: one or two lines.
+
+        Row i of `target`, `start` and `a` is i strides further on (a start stride of 0 gives every
+        row the same start, and start may be target). a[i, k] is ``a_step`` further for each k, and
+        after every ``a_block`` of them the next block begins ``a_block_stride`` after the last.
+        `target`, `start` and the rows of `b` are aligned to 64 bytes.
         """
         sources  # noqa: B018  (names the package's digest in the cache key)
-        step = a_column_stride
-        whole = depth - depth % 4
-        if rows == PRODUCT_ROWS:
-            tile1 = offset(tile, PRODUCT_COLUMNS)
-            tile2 = offset(tile, 2 * PRODUCT_COLUMNS)
-            tile3 = offset(tile, 3 * PRODUCT_COLUMNS)
-            for k in range(0, whole, 4):
-                b0 = offset(b, k * b_stride)
-                b1 = offset(b0, b_stride)
-                b2 = offset(b1, b_stride)
-                b3 = offset(b2, b_stride)
-                at = k * step
-                a00, a01, a02, a03 = a[at], a[at + step], a[at + 2 * step], a[at + 3 * step]
-                at += a_row_stride
-                a10, a11, a12, a13 = a[at], a[at + step], a[at + 2 * step], a[at + 3 * step]
-                at += a_row_stride
-                a20, a21, a22, a23 = a[at], a[at + step], a[at + 2 * step], a[at + 3 * step]
-                at += a_row_stride
-                a30, a31, a32, a33 = a[at], a[at + step], a[at + 2 * step], a[at + 3 * step]
-                for j in range(columns):
-                    v0, v1, v2, v3 = b0[j], b1[j], b2[j], b3[j]
-                    tile[j] = fma(a03, v3, fma(a02, v2, fma(a01, v1, fma(a00, v0, tile[j]))))
-                    tile1[j] = fma(a13, v3, fma(a12, v2, fma(a11, v1, fma(a10, v0, tile1[j]))))
-                    tile2[j] = fma(a23, v3, fma(a22, v2, fma(a21, v1, fma(a20, v0, tile2[j]))))
-                    tile3[j] = fma(a33, v3, fma(a32, v2, fma(a31, v1, fma(a30, v0, tile3[j]))))
-        else:
-            for i in range(rows):
-                row = offset(tile, i * PRODUCT_COLUMNS)
-                for k in range(0, whole, 4):
-                    b0 = offset(b, k * b_stride)
-                    b1 = offset(b0, b_stride)
-                    b2 = offset(b1, b_stride)
-                    b3 = offset(b2, b_stride)
-                    at = i * a_row_stride + k * step
-                    a0, a1, a2, a3 = a[at], a[at + step], a[at + 2 * step], a[at + 3 * step]
-                    for j in range(columns):
-                        row[j] = fma(
-                            a3, b3[j], fma(a2, b2[j], fma(a1, b1[j], fma(a0, b0[j], row[j])))
-                        )
-        for k in range(whole, depth):
-            bk = offset(b, k * b_stride)
-            for i in range(rows):
-                row = offset(tile, i * PRODUCT_COLUMNS)
-                ai = a[i * a_row_stride + k * step]
-                for j in range(columns):
-                    row[j] = fma(ai, bk[j], row[j])
+        product(
+            (
+                target,
+                target_stride,
+                start,
+                start_stride,
+                a,
+                a_row_stride,
+                a_step,
+                a_block,
+                a_block_stride,
+                rows,
+                b,
+                b_stride,
+                depth,
+                columns,
+            ),
+            vector_bytes,
+            vectors,
+            height,
+        )
 
-    return multiply_tile
+    return multiply

@@ -7,7 +7,16 @@ from numba.extending import register_jitable
 
 from fastbp import shuffle
 from fastbp.backends.contract import Batch
-from fastbp.backends.cpu.intrinsics import matrix, size, vector
+from fastbp.backends.cpu.intrinsics import (
+    height,
+    offset,
+    padded_columns,
+    pointer,
+    size,
+    vector,
+)
+from fastbp.backends.cpu.panels import copy_line, panel_width
+from fastbp.backends.cpu.vectors import LINE_BYTES
 
 __all__ = ["gather_inputs", "multiply_cotangent", "store_rows"]
 
@@ -17,13 +26,19 @@ SHUFFLE, BITS = int(Batch.SHUFFLE), int(Batch.BITS)
 
 
 def gather_inputs(real, sources):
-    """inputs[i] = data_inputs[r] and row_index[i] = r, r the data row at the batch's position i."""
+    """inputs[i] = data_inputs[r] and row_index[i] = r, r the data row at the segment's position i.
+
+    The rows go straight into panels, so the first layer finds its inputs packed.
+    """
+    lanes = LINE_BYTES * 8 // real.bitwidth
+    panel = 2 * lanes
 
     def gather_inputs(arguments, first_row, last_row):
         sources  # noqa: B018
-        inputs = matrix(arguments, 0, real)
-        row_index = vector(arguments, 1, types.int64)
-        data = matrix(arguments, 2, real)
+        inputs, rows_high = pointer(arguments, 0, real), height(arguments, 0)
+        padded = padded_columns(arguments, 0)
+        row_index = pointer(arguments, 1, types.int64)
+        data = pointer(arguments, 2, real)
         keys = vector(arguments, 3, types.int64)
         batch = vector(arguments, 4, types.int64)
         features = size(arguments, 5, 0)
@@ -32,40 +47,58 @@ def gather_inputs(real, sources):
             if batch[SHUFFLE] != 0:
                 row = permute(row, batch[DATA_ROWS], batch[BITS], keys)
             row_index[i] = row
-            target, source = inputs[i, :features], data[row, :features]
-            for j in range(target.size):
-                target[j] = source[j]
+            source = offset(data, row * features)
+            for column in range(0, padded, panel):
+                width = panel_width(padded, column, lanes)
+                target = offset(inputs, column * rows_high + i * width)
+                for j in range(0, width, lanes):
+                    count = features - column - j
+                    copy_line(offset(target, j), offset(source, column + j), count)
 
     return gather_inputs
 
 
 def multiply_cotangent(real, sources):
     """delta *= the cotangents of the same rows."""
+    lanes = LINE_BYTES * 8 // real.bitwidth
+    panel = 2 * lanes
 
     def multiply_cotangent(arguments, first_row, last_row):
         sources  # noqa: B018
-        delta = matrix(arguments, 0, real)
-        cotangent = matrix(arguments, 1, real)
-        row_index = vector(arguments, 2, types.int64)
+        delta, rows_high = pointer(arguments, 0, real), height(arguments, 0)
+        padded = padded_columns(arguments, 0)
+        cotangent = pointer(arguments, 1, real)
+        row_index = pointer(arguments, 2, types.int64)
         outputs = size(arguments, 3, 0)
         for i in range(first_row, last_row):
-            for j in range(outputs):
-                delta[i, j] *= cotangent[row_index[i], j]
+            source = offset(cotangent, row_index[i] * outputs)
+            for column in range(0, outputs, panel):
+                width = panel_width(padded, column, lanes)
+                target = offset(delta, column * rows_high + i * width)
+                for j in range(min(width, outputs - column)):
+                    target[j] *= source[column + j]
 
     return multiply_cotangent
 
 
 def store_rows(real, sources):
     """data_outputs[position + i] = source[i]."""
+    lanes = LINE_BYTES * 8 // real.bitwidth
+    panel = 2 * lanes
 
     def store_rows(arguments, first_row, last_row):
         sources  # noqa: B018
-        data = matrix(arguments, 0, real)
-        source = matrix(arguments, 1, real)
+        data = pointer(arguments, 0, real)
+        matrix, rows_high = pointer(arguments, 1, real), height(arguments, 1)
+        padded = padded_columns(arguments, 1)
         position = vector(arguments, 2, types.int64)[POSITION]
         columns = size(arguments, 3, 0)
         for i in range(first_row, last_row):
-            for j in range(columns):
-                data[position + i, j] = source[i, j]
+            target = offset(data, (position + i) * columns)
+            for column in range(0, columns, panel):
+                width = panel_width(padded, column, lanes)
+                source = offset(matrix, column * rows_high + i * width)
+                for j in range(min(width, columns - column)):
+                    target[column + j] = source[j]
 
     return store_rows

@@ -1,25 +1,69 @@
 """All numbers that tune the CPU backend, each with the measurement that chose it.
 
-Measured on one core of an AMD EPYC (Zen 4/5 server, AVX-512) with ``python -m benchmarks.tuning``;
-the tables are in docs/tuning.md.
+``python -m benchmarks.tuning`` and the scripts of ``benchmarks/lab`` repeat the measurements; their
+tables are in docs/tuning.md. No number here changes a single bit of a result.
 """
 
 from __future__ import annotations
 
+import os
+from typing import NamedTuple
+
 from fastbp.plan import Geometry
 
-__all__ = ["GEOMETRY", "PARALLEL_MULTIPLY_ADDS", "PRODUCT_COLUMNS", "PRODUCT_ROWS"]
+__all__ = [
+    "BLOCK_ROWS",
+    "GEOMETRY",
+    "PARALLEL_MULTIPLY_ADDS",
+    "TILE_SHAPES",
+    "TileShape",
+    "tile_shape",
+]
 
-# Shape of the product's accumulator tile, kept on the stack: 4 rows x 64 columns are 1 KiB of
-# float32. Fewer columns lose to loop overhead, more rows to register pressure.
-PRODUCT_ROWS = 4
-PRODUCT_COLUMNS = 64
 
-# 64 bytes: a cache line, and the width of an AVX-512 vector. Row blocks of 32 keep a block's
-# activations of a few hundred units in the second-level cache and give two threads work from
-# batches of 64 rows on. Tiles of 8,192 parameters keep gradient, slots and parameters of a tile
-# (4 x 32 KiB for Adam) in the second-level cache.
-GEOMETRY = Geometry(alignment=64, row_block=32, tile_elements=8192)
+class TileShape(NamedTuple):
+    """A register tile: accumulators of `height` rows x `vectors` vectors of `vector_bytes`."""
+
+    vector_bytes: int
+    vectors: int
+    height: int
+
+
+# 8 x 2 vectors are 16 accumulators: four times what two units of four cycles' latency need. Each
+# depth loads 8 + 2 values for its 16 multiply-adds, so the two load ports keep up, and 8 divides
+# the usual batches and widths. AVX2 has 16 registers: 12 accumulators, two vectors, one broadcast.
+# NEON has 32 registers of 128 bits: 24 accumulators.
+TILE_SHAPES = {
+    "avx512": TileShape(64, 2, 8),
+    "avx2": TileShape(32, 2, 6),
+    "neon": TileShape(16, 4, 6),
+}
+
+
+def tile_shape() -> TileShape:
+    """The shape for this host, or the one that FASTBP_TILE_SHAPE names."""
+    forced = os.environ.get("FASTBP_TILE_SHAPE")
+    if forced:
+        return TILE_SHAPES[forced]
+    import llvmlite.binding as llvm
+    from numba import config
+
+    features = config.CPU_FEATURES
+    if features is None:
+        features = llvm.get_host_cpu_features().flatten()
+    enabled = set(features.split(","))
+    if "+avx512f" in enabled:
+        return TILE_SHAPES["avx512"]
+    return TILE_SHAPES["avx2" if {"+avx", "+avx2"} & enabled else "neon"]
+
+
+# Rows that a propagation kernel finishes while they are in the first-level cache.
+BLOCK_ROWS = 64
+
+# 64 bytes: a cache line, and the width of an AVX-512 vector; a panel is two of them wide. Row blocks
+# keep a block's activations in the second-level cache. Tiles of 2,048 parameters keep gradient,
+# slots and parameters of a tile in the first-level cache.
+GEOMETRY = Geometry(alignment=64, row_block=64, tile_elements=2048, segment_rows=1024)
 
 # A step runs under prange when its multiply-adds reach this number. Each of a step's two parallel
 # regions costs about a microsecond (omp layer) to fork and join.

@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 
 from numba import types
+from numba.extending import register_jitable
 
 from fastbp.backends.contract import Scalar
+from fastbp.backends.cpu.elementwise import map_elements
 from fastbp.backends.cpu.intrinsics import (
-    leading_dimension,
-    matrix,
+    height,
     offset,
+    padded_columns,
     pointer,
+    pointer_tuple,
     read_tuple,
     size,
     vector,
     write_tuple,
 )
+from fastbp.backends.cpu.panels import clear_padding, panel_width, transpose_block
+from fastbp.backends.cpu.vectors import LINE_BYTES
 
-__all__ = ["begin_step", "penalize_gradient", "reduce_tiles", "update_parameters"]
+__all__ = ["begin_step", "reduce_tiles", "transpose_weight", "update_parameters"]
 
 STEP, LEARNING_RATE = int(Scalar.STEP), int(Scalar.LEARNING_RATE)
 LOSS, NORM, CLIP_SCALE = int(Scalar.LOSS), int(Scalar.NORM), int(Scalar.CLIP_SCALE)
@@ -42,46 +47,6 @@ def begin_step(real, sources, law, setting_count, coefficient_count, carry_count
     return begin_step
 
 
-def penalize_gradient(real, sources):
-    """gradient += l2 * parameter + l1 * sign(parameter); the tile's squared norm and penalty."""
-
-    def penalize_gradient(arguments, first_row, last_row):
-        sources  # noqa: B018
-        gradient = matrix(arguments, 0, real)
-        tile_norm = vector(arguments, 1, types.float64)
-        tile_penalty = vector(arguments, 2, types.float64)
-        parameter = matrix(arguments, 3, real)
-        penalties = vector(arguments, 4, types.float64)
-        columns, is_weight = size(arguments, 5, 0), size(arguments, 5, 1)
-        tile_rows, first_tile = size(arguments, 5, 2), size(arguments, 5, 3)
-        l1, l2 = penalties[0], penalties[1]
-        norm = 0.0
-        penalty = 0.0
-        penalized = is_weight != 0 and (l1 != 0.0 or l2 != 0.0)
-        for i in range(first_row, last_row):
-            values = gradient[i, :columns]
-            if penalized:
-                weights = parameter[i, :columns]
-                for j in range(columns):
-                    weight = weights[j]
-                    direction = real(0.0)
-                    if weight > real(0.0):
-                        direction = real(1.0)
-                    elif weight < real(0.0):
-                        direction = real(-1.0)
-                    values[j] += real(l2) * weight + real(l1) * direction
-                    exact = types.float64(weight)
-                    penalty += 0.5 * l2 * exact * exact + l1 * abs(exact)
-            for j in range(columns):
-                exact = types.float64(values[j])
-                norm += exact * exact
-        tile = first_tile + first_row // tile_rows
-        tile_norm[tile] = norm
-        tile_penalty[tile] = penalty
-
-    return penalize_gradient
-
-
 def reduce_tiles(real, sources):
     """Sum the tiles in their order: the gradient's norm, and the penalty into the objective."""
 
@@ -101,43 +66,80 @@ def reduce_tiles(real, sources):
     return reduce_tiles
 
 
-def update_parameters(real, sources, law, slot_count, coefficient_count):
-    """Clip the gradient and apply the optimizer's law, in the plain and the transposed layout."""
+@register_jitable(forceinline=True)
+def clipped(gradient, scale, bound):
+    scaled = gradient * scale
+    above = bound if scaled > bound else scaled
+    return (-bound if above < -bound else above,)
 
-    def update_parameters(arguments, first_row, last_row):
+
+def update_parameters(real, sources, law, slot_count, coefficient_count):
+    """Clip the gradient, where that is asked for, and apply the optimizer's law."""
+    lanes = LINE_BYTES * 8 // real.bitwidth
+    panel = 2 * lanes
+
+    def update_parameters(arguments, first, last):
         sources  # noqa: B018
-        parameter = matrix(arguments, 0, real)
-        transposed = matrix(arguments, 1, real)
-        slots, slot_stride = pointer(arguments, 2, real), leading_dimension(arguments, 2)
-        gradient = matrix(arguments, 3, real)
-        coefficients = read_tuple(pointer(arguments, 4, real), 1, coefficient_count)
-        clip_value = vector(arguments, 5, real)[0]
-        clip_scale = real(vector(arguments, 6, types.float64)[CLIP_SCALE])
-        columns, is_weight = size(arguments, 7, 0), real(size(arguments, 7, 1))
-        slot_size = parameter.shape[0] * slot_stride
-        for i in range(first_row, last_row):
-            parameters = parameter[i, :columns]
-            gradients = gradient[i, :columns]
-            row_slots = offset(slots, i * slot_stride)
-            for j in range(columns):
-                clipped = gradients[j] * clip_scale
-                if clipped > clip_value:
-                    clipped = clip_value
-                elif clipped < -clip_value:
-                    clipped = -clip_value
-                place = offset(row_slots, j)
-                changed, running = law(
-                    parameters[j],
-                    clipped,
-                    read_tuple(place, slot_size, slot_count),
-                    coefficients,
-                    is_weight,
-                )
-                parameters[j] = changed
-                write_tuple(place, slot_size, running)
-        if transposed.shape[0] > 0:
-            for i in range(first_row, last_row):
-                for j in range(columns):
-                    transposed[j, i] = parameter[i, j]
+        rows_high, padded = height(arguments, 0), padded_columns(arguments, 0)
+        coefficients = read_tuple(pointer(arguments, 3, real), 1, coefficient_count)
+        bound = pointer(arguments, 4, real)[0]
+        scale = real(vector(arguments, 5, types.float64)[CLIP_SCALE])
+        columns, is_weight = size(arguments, 6, 0), real(size(arguments, 6, 1))
+        for each in range(first // rows_high, (last - 1) // rows_high + 1):
+            column = each * panel
+            width = panel_width(padded, column, lanes)
+            begin = max(first - each * rows_high, 0)
+            rows = min(last - each * rows_high, rows_high) - begin
+            place = column * rows_high + begin * width
+            parameter = offset(pointer(arguments, 0, real), place)
+            slots = offset(pointer(arguments, 1, real), place)
+            gradient = offset(pointer(arguments, 2, real), place)
+            lines = rows * width // lanes
+            if scale != real(1.0) or bound < real(math.inf):
+                map_elements(clipped, (gradient,), (scale, bound), (gradient,), lines)
+            running = pointer_tuple(slots, rows_high * padded, slot_count)
+            map_elements(
+                law,
+                (parameter, gradient, running),
+                (coefficients, is_weight),
+                (parameter, running),
+                lines,
+            )
+            if column + width > columns:
+                clear_padding(parameter, rows, width, columns - column, real(0.0))
 
     return update_parameters
+
+
+def transpose_weight(real, sources):
+    """transposed[u, f] = parameter[f, u] for a run of rows of one panel, a line by a line a time.
+
+    The rows that a tile begins with are a multiple of a line.
+    """
+    lanes = LINE_BYTES * 8 // real.bitwidth
+    panel = 2 * lanes
+
+    def transpose_weight(arguments, first, last):
+        sources  # noqa: B018
+        transposed, units = pointer(arguments, 0, real), height(arguments, 0)
+        transposed_padded = padded_columns(arguments, 0)
+        parameter, features = pointer(arguments, 1, real), height(arguments, 1)
+        padded = padded_columns(arguments, 1)
+        column = first // features * panel
+        width = panel_width(padded, column, lanes)
+        begin = first % features
+        for row in range(begin, begin + last - first, lanes):
+            other = row // panel * panel  # the panel of the transposed copy
+            other_width = panel_width(transposed_padded, other, lanes)
+            for shift in range(0, min(width, units - column), lanes):
+                place = other * units + (column + shift) * other_width + row - other
+                transpose_block(
+                    offset(transposed, place),
+                    other_width,
+                    offset(parameter, column * features + row * width + shift),
+                    width,
+                    min(lanes, features - row),
+                    min(lanes, units - column - shift),
+                )
+
+    return transpose_weight

@@ -1,0 +1,176 @@
+"""Matrices in panels: how the kernels address them, and how blocks are copied and transposed.
+
+A matrix of the plan lies in panels of two lines (64 bytes each) of columns: first the columns
+0 to 31 of all rows, then 32 to 63, and so on (float64: half as many). The last panel is one line
+wide where that is enough. Columns beyond the matrix's own are padding and hold zeros. So the rows of
+a panel follow each other without gaps: a block of them is one run of memory for the laws, and the
+product streams through it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, register_jitable
+
+from fastbp.backends.cpu.intrinsics import call_product, offset
+from fastbp.backends.cpu.vectors import (
+    I64,
+    ITEM_BYTES,
+    LINE_BYTES,
+    SUFFIXES,
+    at,
+    lanes_of,
+    load,
+    minimum,
+    shuffle,
+    splat,
+    store,
+    vector_type,
+    zero,
+)
+
+__all__ = [
+    "clear_padding",
+    "copy_line",
+    "multiply_panels",
+    "panel_width",
+    "transpose_block",
+]
+
+
+@register_jitable(forceinline=True)
+def panel_width(padded, column, lanes):
+    """The width of the panel that begins at a column: two lines, or one at the end."""
+    return min(2 * lanes, padded - column)
+
+
+@register_jitable(forceinline=True)
+def clear_padding(base, rows, width, columns, nothing):
+    """Set the columns from `columns` on of a panel's rows to zero."""
+    for i in range(rows):
+        for j in range(columns, width):
+            base[i * width + j] = nothing
+
+
+@register_jitable(forceinline=True)
+def multiply_panels(
+    product, target, width, start, start_stride, a, height, depth, padded, first, rows, b, lanes
+):
+    """target = start + A B, A being rows of a matrix in panels and B one panel.
+
+    Rows first <= i < first + rows of A, which is `height` rows high, `depth` columns wide and
+    `padded` with its padding; `target`, `start` and `b` are `width` wide.
+    """
+    panel = 2 * lanes
+    wide = padded - padded % panel
+    begun = min(depth, wide)
+    if begun > 0:
+        call_product(
+            product,
+            target,
+            width,
+            start,
+            start_stride,
+            offset(a, first * panel),
+            panel,
+            1,
+            panel,
+            height * panel,
+            rows,
+            b,
+            width,
+            begun,
+            width,
+        )
+        start, start_stride = target, width
+    if depth > begun:  # the last panel is one line wide
+        call_product(
+            product,
+            target,
+            width,
+            start,
+            start_stride,
+            offset(a, height * wide + first * lanes),
+            lanes,
+            1,
+            lanes,
+            0,
+            rows,
+            offset(b, begun * width),
+            width,
+            depth - begun,
+            width,
+        )
+
+
+def transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """The columns of a square block whose rows are vectors."""
+    count = len(rows)
+    step = count // 2
+    while step:
+        changed = list(rows)
+        lower = [lane if not lane & step else lane - step + count for lane in range(count)]
+        upper = [lane + step if not lane & step else lane + count for lane in range(count)]
+        for i in range(count):
+            if not i & step:
+                changed[i] = shuffle(builder, rows[i], rows[i + step], lower)
+                changed[i + step] = shuffle(builder, rows[i], rows[i + step], upper)
+        rows = changed
+        step //= 2
+    return rows
+
+
+@intrinsic
+def transpose_block(typing_context, target, target_stride, source, source_stride, rows, columns):
+    """target[j, i] = source[i, j] for a block of at most one line by one line.
+
+    Rows of the target are written whole: beyond `rows` they get zeros.
+    """
+
+    def generate(context, builder, signature, arguments):
+        target, target_stride, source, source_stride, rows, columns = arguments
+        lanes = lanes_of(source.type.pointee)
+        last = builder.sub(rows, I64(1))
+        vectors = []
+        for i in range(lanes):
+            place = builder.mul(minimum(builder, I64(i), last), source_stride)
+            vector = load(builder, at(builder, source, place), lanes, LINE_BYTES)
+            inside = builder.icmp_signed("<", I64(i), rows)
+            vectors.append(builder.select(inside, vector, zero(vector.type)))
+        for j, vector in enumerate(transposed(builder, vectors)):
+            with builder.if_then(builder.icmp_signed("<", I64(j), columns), likely=True):
+                store(builder, vector, at(builder, target, builder.mul(target_stride, I64(j))), LINE_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(target, target_stride, source, source_stride, rows, columns), generate
+
+
+@intrinsic
+def copy_line(typing_context, target, source, count):
+    """target[j] = source[j] for j < count, and zero in the rest of the line.
+
+    Nothing beyond the `count` elements of the source is read; `target` is aligned to its line.
+    """
+
+    def generate(context, builder, signature, arguments):
+        target, source, count = arguments
+        kind = vector_type(source.type.pointee, lanes_of(source.type.pointee))
+        lane = ir.Constant(ir.VectorType(I64, kind.count), list(range(kind.count)))
+        mask = builder.icmp_signed("<", lane, splat(builder, count, kind.count))
+        flags = ir.VectorType(ir.IntType(1), kind.count)
+        pointer = kind.as_pointer()
+        name = f"llvm.masked.load.v{kind.count}{SUFFIXES[str(kind.element)]}.p0"
+        function = builder.module.globals.get(name)
+        if function is None:
+            taken = [pointer, ir.IntType(32), flags, kind]
+            function = ir.Function(builder.module, ir.FunctionType(kind, taken), name)
+        alignment = ir.IntType(32)(ITEM_BYTES[str(kind.element)])
+        place = builder.bitcast(source, pointer)
+        vector = builder.call(function, [place, alignment, mask, zero(kind)])
+        store(builder, vector, target, LINE_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(target, source, count), generate

@@ -1,0 +1,229 @@
+"""Sums in a fixed order, on explicit vectors.
+
+Each lane of a line (16 float32 or 8 float64) carries a sum of its own, elements ascending; at the
+end the upper half of the lanes is added to the lower half until one is left. The order is the same
+on every machine, and short enough chains keep the rounding small.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastbp.backends.cpu.vectors import (
+    I64,
+    LINE_BYTES,
+    at,
+    fused_multiply_add,
+    lanes_of,
+    load,
+    loop,
+    shuffle,
+    store,
+    vector_type,
+    zero,
+)
+
+__all__ = ["add_columns", "sum_of_magnitudes", "sum_of_squares", "thin_product"]
+
+DOUBLE = ir.DoubleType()
+
+
+def halve(builder: Any, vector: Any) -> Any:
+    """The lower lanes plus the upper lanes: a vector of half the length."""
+    half = vector.type.count // 2
+    lower = shuffle(builder, vector, vector, range(half))
+    upper = shuffle(builder, vector, vector, range(half, 2 * half))
+    return builder.fadd(lower, upper)
+
+
+def total(builder: Any, vector: Any) -> Any:
+    """The sum of all lanes."""
+    while vector.type.count > 1:
+        vector = halve(builder, vector)
+    return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+
+def sum_over_lines(name: str, term: Any) -> Any:
+    """An operation that adds up a term of every element, in float64."""
+
+    @intrinsic
+    def operation(typing_context, base, lines):
+        def generate(context, builder, signature, arguments):
+            base, lines = arguments
+            lanes = lanes_of(base.type.pointee)
+            wide = vector_type(DOUBLE, lanes)
+
+            def step(line: Any, carried: list[Any]) -> list[Any]:
+                values = load(builder, at(builder, base, builder.mul(line, I64(lanes))), lanes)
+                if values.type != wide:
+                    values = builder.fpext(values, wide)
+                return [term(builder, values, carried[0])]
+
+            (sums,) = loop(builder, lines, [zero(wide)], step)
+            return total(builder, sums)
+
+        return types.float64(base, lines), generate
+
+    operation.__name__ = name
+    return operation
+
+
+def add_square(builder: Any, values: Any, sums: Any) -> Any:
+    return fused_multiply_add(builder, values, values, sums)
+
+
+def add_magnitude(builder: Any, values: Any, sums: Any) -> Any:
+    kind = values.type
+    name = f"llvm.fabs.v{kind.count}f64"
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(kind, [kind]), name)
+    return builder.fadd(sums, builder.call(function, [values]))
+
+
+# sum_of_squares(base, lines), sum_of_magnitudes(base, lines): float64.
+sum_of_squares = sum_over_lines("sum_of_squares", add_square)
+sum_of_magnitudes = sum_over_lines("sum_of_magnitudes", add_magnitude)
+
+
+@intrinsic(prefer_literal=True)
+def add_columns(typing_context, target, source, panel, rows, panels, lines):
+    """target[j] += sum over i of source[i, j], i ascending, for some panels of some lines each.
+
+    `panel` is the distance between the panels of `source`; `panels` and `lines` are literals.
+    Several lines at once keep several chains of additions under way.
+    """
+    many, wide = panels.literal_value, lines.literal_value
+
+    def generate(context, builder, signature, arguments):
+        target, source, panel, rows = arguments[:4]
+        lanes = lanes_of(target.type.pointee)
+        places = [at(builder, target, i * lanes) for i in range(many * wide)]
+        starts = [at(builder, source, builder.mul(panel, I64(i))) for i in range(many)]
+
+        def step(row: Any, carried: list[Any]) -> list[Any]:
+            changed = []
+            for i, total_so_far in enumerate(carried):
+                shift = builder.add(builder.mul(row, I64(wide * lanes)), I64(i % wide * lanes))
+                values = load(builder, at(builder, starts[i // wide], shift), lanes, LINE_BYTES)
+                changed.append(builder.fadd(total_so_far, values))
+            return changed
+
+        sums = loop(builder, rows, [load(builder, p, lanes, LINE_BYTES) for p in places], step)
+        for value, place in zip(sums, places, strict=True):
+            store(builder, value, place, LINE_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(target, source, panel, rows, panels, lines), generate
+
+
+THIN_ROWS = 4  # rows that share a load of the weights, and whose lanes are added up together
+
+
+def fold(builder: Any, a: Any, b: Any, group: int) -> Any:
+    """Halve groups of lanes of two vectors at once: the groups of a first, then those of b."""
+    lanes = a.type.count
+    both = range(0, 2 * lanes, group)
+    lower = [start + i for start in both for i in range(group // 2)]
+    upper = [lane + group // 2 for lane in lower]
+    return builder.fadd(shuffle(builder, a, b, lower), shuffle(builder, a, b, upper))
+
+
+def add_up(builder: Any, vectors: list[Any]) -> list[Any]:
+    """The sum of the lanes of each vector, as scalars, in the order of `total`."""
+    if len(vectors) == 1:
+        return [total(builder, vectors[0])]
+    lanes = vectors[0].type.count
+    group = lanes
+    while len(vectors) > 1:
+        vectors = [fold(builder, *vectors[i : i + 2], group) for i in range(0, len(vectors), 2)]
+        group //= 2
+    (vector,) = vectors
+    while group > 1:  # one vector left: halve each of its groups
+        starts = range(0, vector.type.count, group)
+        lower = [start + i for start in starts for i in range(group // 2)]
+        upper = [lane + group // 2 for lane in lower]
+        vector = builder.fadd(
+            shuffle(builder, vector, vector, lower), shuffle(builder, vector, vector, upper)
+        )
+        group //= 2
+    return [
+        builder.extract_element(vector, ir.Constant(ir.IntType(32), i))
+        for i in range(vector.type.count)
+    ]
+
+
+@intrinsic
+def thin_product(typing_context, target, bias, inputs, weight, sizes):
+    """target[i, u] = bias[u] + sum over f of inputs[i, f] weight[u, f], for few units u.
+
+    `inputs` and `weight` lie in panels whose padding is zero; each lane of a panel's two lines
+    carries a sum of its own. `sizes`: first row of the inputs, rows, rows of the inputs' panels,
+    units, padded features. Row i of `target` begins i lines further on.
+    """
+
+    def generate(context, builder, signature, arguments):
+        target, bias, inputs, weight, sizes = arguments
+        begin, rows, height, units, padded = (builder.extract_value(sizes, i) for i in range(5))
+        real = target.type.pointee
+        lanes = lanes_of(real)
+        kind = vector_type(real, lanes)
+        panels = builder.sdiv(padded, I64(2 * lanes))
+        has_narrow = builder.sdiv(builder.srem(padded, I64(2 * lanes)), I64(lanes))
+        input_panel = builder.mul(height, I64(2 * lanes))
+        weight_panel = builder.mul(units, I64(2 * lanes))
+
+        def group_of_rows(first: Any, count: int) -> None:
+            def unit(u: Any, _: list[Any]) -> list[Any]:
+                def chains(lines: int) -> Any:
+                    def step(_: Any, carried: list[Any]) -> list[Any]:
+                        x, w, *sums = carried
+                        weights = at(builder, w, builder.mul(u, I64(lines * lanes)))
+                        changed = list(sums)
+                        for line in range(lines):
+                            factor = load(builder, at(builder, weights, line * lanes), lanes, LINE_BYTES)
+                            for i in range(count):
+                                row = builder.add(builder.add(begin, first), I64(i))
+                                place = builder.mul(row, I64(lines * lanes))
+                                place = builder.add(place, I64(line * lanes))
+                                value = load(builder, at(builder, x, place), lanes, LINE_BYTES)
+                                k = 2 * i + line
+                                changed[k] = fused_multiply_add(builder, value, factor, sums[k])
+                        return [at(builder, x, input_panel), at(builder, w, weight_panel), *changed]
+
+                    return step
+
+                state = loop(builder, panels, [inputs, weight, *[zero(kind)] * (2 * count)], chains(2))
+                state = loop(builder, has_narrow, state, chains(1))
+                sums = state[2:]
+                joined = [builder.fadd(sums[2 * i], sums[2 * i + 1]) for i in range(count)]
+                start = builder.load(at(builder, bias, u))
+                for i, value in enumerate(add_up(builder, joined)):
+                    row = builder.mul(builder.add(first, I64(i)), I64(lanes))
+                    place = at(builder, target, builder.add(row, u))
+                    builder.store(builder.fadd(start, value), place)
+                return []
+
+            loop(builder, units, [], unit)
+
+        whole = builder.sdiv(rows, I64(THIN_ROWS))
+
+        def four(index: Any, _: list[Any]) -> list[Any]:
+            group_of_rows(builder.mul(index, I64(THIN_ROWS)), THIN_ROWS)
+            return []
+
+        loop(builder, whole, [], four)
+        done = builder.mul(whole, I64(THIN_ROWS))
+
+        def one(index: Any, _: list[Any]) -> list[Any]:
+            group_of_rows(builder.add(done, index), 1)
+            return []
+
+        loop(builder, builder.sub(rows, done), [], one)
+        return context.get_dummy_value()
+
+    return types.void(target, bias, inputs, weight, sizes), generate

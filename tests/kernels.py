@@ -8,6 +8,7 @@ from fastbp.backends.contract import KERNELS, Batch, Scalar
 from fastbp.backends.cpu import product
 from fastbp.backends.cpu.compiler import compile_product
 from fastbp.backends.cpu.engine import bind_kernel
+from fastbp.backends.cpu.tuning import tile_shape
 from fastbp.plan import Step
 
 GUARD = 16  # elements on either side
@@ -15,43 +16,77 @@ CANARY = 12345.0
 INTEGER_POISON = -(2**40)
 
 
-class Tensor:
-    """A matrix in memory of its own: canaries round it, NaN in its padding.
+def panel_columns(dtype):
+    """Columns of a whole panel: two lines of 64 bytes."""
+    return 128 // np.dtype(dtype).itemsize
 
-    With `values` None the whole matrix is poisoned, as an output should be before a call.
+
+class Tensor:
+    """A matrix in memory of its own, canaries round it, in panels or (data) row by row.
+
+    With `values` None all of it is poisoned, as an output should be before a call; otherwise the
+    padding holds the zeros that the contract promises.
     """
 
     def __init__(self, rows, columns, dtype, values=None, padded=True):
         unit = 64 // np.dtype(dtype).itemsize
-        self.rows, self.columns = rows, columns
-        self.leading_dimension = -(-columns // unit) * unit if padded else columns
+        self.rows, self.columns, self.is_padded = rows, columns, padded
+        self.padded_columns = -(-columns // unit) * unit if padded else columns
         poison = INTEGER_POISON if np.dtype(dtype).kind == "i" else np.nan
-        elements = rows * self.leading_dimension
+        elements = rows * self.padded_columns
         raw = np.empty(elements + 2 * GUARD + unit, dtype=dtype)
         start = GUARD + (-(raw.ctypes.data + GUARD * raw.itemsize) % 64) // raw.itemsize
         raw[:] = CANARY
         self.raw, self.start, self.elements = raw, start, elements
-        raw[start : start + elements] = poison
-        self.whole = raw[start : start + elements].reshape(rows, self.leading_dimension)
-        self.matrix = self.whole[:, :columns]
+        self.whole = raw[start : start + elements]
+        self.whole[:] = poison if values is None else 0
         if values is not None:
-            self.matrix[...] = np.asarray(values).reshape(rows, columns)
+            self.fill(np.asarray(values).reshape(rows, columns))
+
+    def panels(self, flat=None):
+        """Views of the panels, (rows, columns with padding) each."""
+        flat = self.whole if flat is None else flat
+        panel = panel_columns(self.raw.dtype) if self.is_padded else self.padded_columns
+        for column in range(0, self.padded_columns, panel):
+            width = min(panel, self.padded_columns - column)
+            yield flat[column * self.rows : (column + width) * self.rows].reshape(self.rows, width)
+
+    def fill(self, matrix):
+        column = 0
+        for panel in self.panels():
+            part = matrix[:, column : min(column + panel.shape[1], self.columns)]
+            panel[:, : part.shape[1]] = part
+            column += panel.shape[1]
+
+    def read(self, flat=None):
+        """The matrix with its padding."""
+        return np.hstack(list(self.panels(flat)))
+
+    @property
+    def matrix(self):
+        """A copy of the matrix; a view where it has one row."""
+        if self.rows == 1:
+            return self.whole[: self.columns].reshape(1, self.columns)
+        return self.read()[:, : self.columns]
 
     @property
     def entry(self):
-        return [self.whole.ctypes.data, self.rows, self.leading_dimension]
+        return [self.whole.ctypes.data, self.rows, self.padded_columns]
 
     def snapshot(self):
         return self.whole.copy()
 
     def outside_untouched(self, before):
-        """Canaries whole, padding as it was."""
+        """Canaries whole, padding as it was or zero."""
         flat = self.raw
         guards = np.concatenate([flat[: self.start], flat[self.start + self.elements :]])
-        padding = np.array_equal(
-            self.whole[:, self.columns :], before[:, self.columns :], equal_nan=True
-        )
-        return bool((guards == CANARY).all()) and padding
+        padding, old = (self.read(of)[:, self.columns :] for of in (None, before))
+        same = (padding == old) | (np.isnan(padding) & np.isnan(old)) | (padding == 0)
+        return bool((guards == CANARY).all()) and bool(same.all())
+
+    def padding_is_zero(self, first, last):
+        """Whether some rows have zeros in their padding, as the next kernel expects."""
+        return bool((self.read()[first:last, self.columns :] == 0).all())
 
 
 class Absent:
@@ -88,7 +123,7 @@ def row_of_arguments(name, tensors, sizes, dtype):
     numbers = [n for argument in contract.tensors for n in tensors[argument].entry]
     numbers += list(sizes)
     if contract.product:
-        numbers.append(compile_product(product.multiply_tile, dtype))
+        numbers.append(compile_product(product.multiply, dtype, tile_shape()))
     return np.array(numbers, dtype=np.int64)
 
 
@@ -109,7 +144,8 @@ def call(name, dtype, tensors, sizes, first_row, last_row, law=None):
     return before
 
 
-def rows_untouched(tensor, before, first_row, last_row):
+def rows_untouched(tensor, before, first, last):
     """Whether rows outside a range are as they were."""
-    outside = np.r_[0:first_row, last_row : tensor.rows]
-    return np.array_equal(tensor.whole[outside], before[outside], equal_nan=True)
+    outside = np.r_[0:first, last : tensor.rows]
+    now, then = tensor.read()[outside], tensor.read(before)[outside]
+    return np.array_equal(now, then, equal_nan=True)

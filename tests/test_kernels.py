@@ -13,6 +13,7 @@ from kernels import (
     Tensor,
     batch_tensor,
     call,
+    panel_columns,
     rows_untouched,
     scalars_tensor,
     vector,
@@ -28,7 +29,8 @@ from fastbp.backends.cpu.engine import FACTORIES
 from fastbp.losses import Loss
 from fastbp.optimizers import Optimizer
 
-# (rows, features, units): 1, primes, and tile - 1, tile, tile + 1 of the 4 x 64 product tile.
+# (rows, features, units): 1, primes, and tile - 1, tile, tile + 1 of register tiles (8 rows, 8, 16 or
+# 32 columns) and of blocks of 64 rows.
 SHAPES = [
     (1, 1, 1),
     (2, 3, 5),
@@ -43,6 +45,10 @@ SHAPES = [
     (6, 127, 129),
     (4, 128, 1),
     (1, 67, 70),
+    (63, 32, 33),
+    (64, 33, 32),
+    (65, 16, 48),
+    (130, 20, 8),
 ]
 DTYPES = ["float32", "float64"]
 # Sums have up to 129 terms of size one; rounding grows like their number at worst.
@@ -79,8 +85,11 @@ def test_the_contract_is_consistent():
 @dtypes
 @shapes
 @pytest.mark.parametrize("derivative", [False, True])
-def test_dense_forward(shape, dtype, derivative):
+@pytest.mark.parametrize("thin", [0, 1])
+def test_dense_forward(shape, dtype, derivative, thin):
     n, features, units = shape
+    if thin:  # such a layer has at most one line of units
+        units = min(units, panel_columns(dtype) // 2)
     rng = generator(1, *shape)
     X, W, b = (
         rng.normal(size=(n, features)),
@@ -88,20 +97,26 @@ def test_dense_forward(shape, dtype, derivative):
         rng.normal(size=units),
     )
     first, last = (0, n) if n < 5 else (2, n - 1)
+    weight = Tensor(units, features, dtype, W.T) if thin else Tensor(features, units, dtype, W)
     tensors = {
         "output": Tensor(n, units, dtype),
         "inputs": Tensor(n, features, dtype, X),
-        "weight": Tensor(features, units, dtype, W),
+        "weight": weight,
         "bias": vector(b, dtype),
         "settings": vector(0.0, dtype),
     }
     tensors["derivative"] = Tensor(n, units, dtype) if derivative else Absent()
-    before = call("dense_forward", dtype, tensors, (features, units), first, last, law=fb.Tanh())
+    sizes = (features, units, thin)
+    # A sigmoid of padding is 0.5, and must not stay there.
+    before = call("dense_forward", dtype, tensors, sizes, first, last, law=fb.Sigmoid())
     z = (X @ W + b)[first:last]
-    close(tensors["output"].matrix[first:last], np.tanh(z), dtype)
+    expected = 1 / (1 + np.exp(-z))
+    close(tensors["output"].matrix[first:last], expected, dtype)
     assert rows_untouched(tensors["output"], before["output"], first, last)
+    assert tensors["output"].padding_is_zero(first, last)
     if derivative:
-        close(tensors["derivative"].matrix[first:last], 1 - np.tanh(z) ** 2, dtype)
+        close(tensors["derivative"].matrix[first:last], expected * (1 - expected), dtype)
+        assert tensors["derivative"].padding_is_zero(first, last)
         assert rows_untouched(tensors["derivative"], before["derivative"], first, last)
 
 
@@ -120,7 +135,7 @@ def test_every_activation_law_compiled(name, dtype):
         "bias": vector(0.0, dtype),
         "settings": vector(law.settings or 0.0, dtype),
     }
-    call("dense_forward", dtype, tensors, (1, 1), 0, n, law=law)
+    call("dense_forward", dtype, tensors, (1, 1, 0), 0, n, law=law)
     exact = tensors["inputs"].matrix[:, 0].astype(float)
     close(tensors["output"].matrix[:, 0], reference.ACTIVATIONS[name](exact), dtype)
     kinks = np.isin(exact, [-3.0, -1.0, 0.0, 1.0, 3.0, 6.0])
@@ -150,31 +165,122 @@ def test_dense_backward_data(shape, dtype):
     before = call("dense_backward_data", dtype, tensors, (features, units, 1), first, last)
     close(tensors["input_delta"].matrix[first:last], (delta @ W.T)[first:last], dtype)
     assert rows_untouched(tensors["input_delta"], before["input_delta"], first, last)
+    assert tensors["input_delta"].padding_is_zero(first, last)
+
+
+def panel_spans(rows, columns, dtype, height):
+    """Runs of at most `height` rows of each panel: (first, last) counted through the panels."""
+    panel = panel_columns(dtype)
+    for number in range(-(-columns // panel)):
+        for row in range(0, rows, height):
+            first = number * rows + row
+            yield number * panel, row, first, first + min(height, rows - row)
 
 
 @dtypes
 @shapes
-def test_dense_weight_and_bias_gradient(shape, dtype):
-    """The batch may have fewer rows than its buffers; the rows beyond hold NaN."""
+@pytest.mark.parametrize("segments", [1, 3])
+def test_dense_weight_and_bias_gradient(shape, segments, dtype):
+    """The segment may have fewer rows than its buffers; the rows beyond hold NaN."""
     n, features, units = shape
     rng = generator(3, *shape)
+    capacity, panel = n + 3, panel_columns(dtype)
+    gradient, bias_gradient = Tensor(features, units, dtype), Tensor(1, units, dtype)
+    expected, expected_bias = np.zeros((features, units)), np.zeros(units)
+    for segment in range(segments):
+        A, D = rng.normal(size=(n, features)), rng.normal(size=(n, units))
+        beyond = np.full((3, 1), np.nan)
+        inputs = Tensor(capacity, features, dtype, np.vstack([A, beyond.repeat(features, 1)]))
+        delta = Tensor(capacity, units, dtype, np.vstack([D, beyond.repeat(units, 1)]))
+        ends = segment == segments - 1
+        common = {
+            "tile_norm": Absent(),
+            "tile_penalty": Absent(),
+            "delta": delta,
+            "scalars": scalars_tensor(GRADIENT_SCALE=0.25),
+            "batch": batch_tensor(ROWS=n, BEGINS=int(segment == 0), ENDS=int(ends)),
+        }
+        expected += A.T @ D
+        expected_bias += D.sum(axis=0)
+        tensors = {"gradient": gradient, "inputs": inputs, **common}
+        tensors["parameter"] = Tensor(features, units, dtype)
+        tensors["penalties"] = Absent()
+        for _, row, first, last in panel_spans(features, units, dtype, panel):
+            before = call("dense_weight_gradient", dtype, tensors, (panel, 0), first, last)
+            changed = gradient.whole != before["gradient"]
+            changed &= ~(np.isnan(gradient.whole) & np.isnan(before["gradient"]))
+            rows = np.r_[0:row, row + last - first : features]
+            assert not gradient.read(changed)[rows].any()
+        tensors = {"gradient": bias_gradient, **common}
+        call("dense_bias_gradient", dtype, tensors, (9, 0), 0, -(-units // panel))
+    close(gradient.matrix, 0.25 * expected, dtype)
+    close(bias_gradient.matrix[0], 0.25 * expected_bias, dtype)
+    assert gradient.padding_is_zero(0, features)
+    assert bias_gradient.padding_is_zero(0, 1)
+
+
+@dtypes
+@pytest.mark.parametrize("units", [1, 5, 16, 63, 65])
+@pytest.mark.parametrize(("l1", "l2"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.7), (0.3, 0.7)])
+def test_penalties_norms_and_their_reduction(l1, l2, units, dtype):
+    """The end of the gradient kernels: penalties, and what each tile leaves for reduce_tiles."""
+    n, features, first_tile = 6, 70, 2
+    rng = generator(7)
     A, D = rng.normal(size=(n, features)), rng.normal(size=(n, units))
-    capacity = n + 3
-    inputs, delta = Tensor(capacity, features, dtype), Tensor(capacity, units, dtype)
-    inputs.matrix[:n], delta.matrix[:n] = A, D
-    common = {
-        "delta": delta,
-        "scalars": scalars_tensor(GRADIENT_SCALE=0.25),
-        "batch": batch_tensor(ROWS=n),
+    W = rng.normal(size=(features, units))
+    W[0, 0] = 0.0
+    panel = panel_columns(dtype)
+    spans = list(panel_spans(features, units, dtype, panel))
+    tensors = {
+        "gradient": Tensor(features, units, dtype),
+        "tile_norm": Tensor(1, len(spans) + 4, "float64"),
+        "tile_penalty": Tensor(1, len(spans) + 4, "float64"),
+        "parameter": Tensor(features, units, dtype, W),
+        "penalties": vector([l1, l2], "float64"),
+        "inputs": Tensor(n, features, dtype, A),
+        "delta": Tensor(n, units, dtype, D),
+        "scalars": scalars_tensor(GRADIENT_SCALE=0.5),
+        "batch": batch_tensor(ROWS=n, BEGINS=1, ENDS=1),
     }
-    first, last = (0, features) if features < 6 else (4, features - 1)
-    tensors = {"gradient": Tensor(features, units, dtype), "inputs": inputs, **common}
-    before = call("dense_weight_gradient", dtype, tensors, (units,), first, last)
-    close(tensors["gradient"].matrix[first:last], 0.25 * (A.T @ D)[first:last], dtype)
-    assert rows_untouched(tensors["gradient"], before["gradient"], first, last)
-    tensors = {"gradient": Tensor(1, units, dtype), **common}
-    call("dense_bias_gradient", dtype, tensors, (units,), 0, 1)
-    close(tensors["gradient"].matrix[0], 0.25 * D.sum(axis=0), dtype)
+    for _, _, first, last in spans:
+        call("dense_weight_gradient", dtype, tensors, (panel, first_tile), first, last)
+    expected = 0.5 * A.T @ D + l2 * W + l1 * np.sign(W)
+    close(tensors["gradient"].matrix, expected, dtype)
+    norms, sums = tensors["tile_norm"].matrix[0], tensors["tile_penalty"].matrix[0]
+    assert np.isnan(norms[[0, 1, -2, -1]]).all()
+    for tile, (column, row, first, last) in enumerate(spans):
+        part = np.s_[row : row + last - first, column : column + panel]
+        penalty = 0.5 * l2 * (W[part] ** 2).sum() + l1 * np.abs(W[part]).sum()
+        close(norms[first_tile + tile], (expected[part] ** 2).sum(), dtype)
+        close(sums[first_tile + tile], penalty, dtype)
+    bias = {key: tensors[key] for key in ("tile_norm", "tile_penalty", "delta", "scalars", "batch")}
+    bias["gradient"] = Tensor(1, units, dtype)
+    call("dense_bias_gradient", dtype, bias, (9, first_tile + len(spans)), 0, -(-units // panel))
+    close(norms[-2], ((0.5 * D.sum(axis=0)) ** 2).sum(), dtype)
+    assert sums[-2] == 0.0
+    tensors = {
+        "scalars": scalars_tensor(LOSS=1.0),
+        "tile_norm": vector([3.0, 6.0, 16.0], "float64"),
+        "tile_penalty": vector([0.5, 0.25, 0.0], "float64"),
+    }
+    call("reduce_tiles", dtype, tensors, (3,), 0, 0)
+    assert tensors["scalars"].matrix[0, Scalar.NORM] == 5.0
+    assert tensors["scalars"].matrix[0, Scalar.LOSS] == 1.75
+
+
+@dtypes
+@pytest.mark.parametrize(("features", "units"), [(1, 1), (16, 16), (33, 40), (70, 5), (64, 64)])
+def test_transpose_weight(features, units, dtype):
+    W = generator(9).normal(size=(features, units))
+    panel = panel_columns(dtype)
+    tensors = {
+        "transposed": Tensor(units, features, dtype),
+        "parameter": Tensor(features, units, dtype, W),
+    }
+    for _, _, first, last in panel_spans(features, units, dtype, panel):
+        call("transpose_weight", dtype, tensors, (units,), first, last)
+    assert np.array_equal(tensors["transposed"].matrix, W.T.astype(dtype))
+    assert tensors["transposed"].padding_is_zero(0, units)
 
 
 @dtypes
@@ -226,10 +332,14 @@ def test_reduce_loss(dtype, weight):
         "scalars": scalars_tensor(WEIGHTED_LOSS_SUM=10.0, WEIGHT_SUM=1.0),
         "row_loss": vector(losses * (weight > 0), dtype),
         "row_weight": vector(weights, dtype),
-        "batch": batch_tensor(ROWS=3),
+        "batch": batch_tensor(ROWS=2, BEGINS=1),
     }
-    call("reduce_loss", dtype, tensors, (), 0, 0)
     found = tensors["scalars"].matrix[0]
+    call("reduce_loss", dtype, tensors, (), 0, 0)
+    assert found[Scalar.LOSS] == found[Scalar.GRADIENT_SCALE] == 0.0  # known at the batch's end
+    tensors["row_loss"] = vector(losses[2:] * (weight > 0), dtype)
+    tensors["batch"] = batch_tensor(ROWS=1, ENDS=1)
+    call("reduce_loss", dtype, tensors, (), 0, 0)
     total = 7.0 if weight else 0.0
     assert found[Scalar.WEIGHTED_LOSS_SUM] == 10.0 + total
     assert found[Scalar.WEIGHT_SUM] == 1.0 + 3 * weight
@@ -288,52 +398,6 @@ def test_multiply_cotangent(outputs, dtype):
     before = call("multiply_cotangent", dtype, tensors, (outputs,), 1, 4)
     close(tensors["delta"].matrix[1:4], (slopes * v[index])[1:4], dtype)
     assert rows_untouched(tensors["delta"], before["delta"], 1, 4)
-
-
-@dtypes
-@pytest.mark.parametrize("columns", [1, 5, 16, 63, 65])
-@pytest.mark.parametrize("is_weight", [0, 1])
-@pytest.mark.parametrize(("l1", "l2"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.7), (0.3, 0.7)])
-def test_penalize_gradient_and_reduce_tiles(l1, l2, is_weight, columns, dtype):
-    height, tile_rows, first_tile = 10, 4, 2
-    rng = generator(7)
-    G, W = rng.normal(size=(height, columns)), rng.normal(size=(height, columns))
-    W[0, 0] = 0.0
-    gradient = Tensor(height, columns, dtype, G)
-    norms, sums = Tensor(1, 6, "float64"), Tensor(1, 6, "float64")
-    for first in range(0, height, tile_rows):
-        tensors = {
-            "gradient": gradient,
-            "tile_norm": norms,
-            "tile_penalty": sums,
-            "parameter": Tensor(height, columns, dtype, W),
-            "penalties": vector([l1, l2], "float64"),
-        }
-        last = min(first + tile_rows, height)
-        call(
-            "penalize_gradient",
-            dtype,
-            tensors,
-            (columns, is_weight, tile_rows, first_tile),
-            first,
-            last,
-        )
-    expected = G + is_weight * (l2 * W + l1 * np.sign(W))
-    close(gradient.matrix, expected, dtype)
-    assert np.isnan(norms.matrix[0, [0, 1, 5]]).all()
-    for tile, first in enumerate(range(0, height, tile_rows)):
-        part = slice(first, first + tile_rows)
-        penalty = is_weight * (0.5 * l2 * (W[part] ** 2).sum() + l1 * np.abs(W[part]).sum())
-        close(norms.matrix[0, first_tile + tile], (expected[part] ** 2).sum(), dtype)
-        close(sums.matrix[0, first_tile + tile], penalty, dtype)
-    tensors = {
-        "scalars": scalars_tensor(LOSS=1.0),
-        "tile_norm": vector([3.0, 6.0, 16.0], "float64"),
-        "tile_penalty": vector([0.5, 0.25, 0.0], "float64"),
-    }
-    call("reduce_tiles", dtype, tensors, (3,), 0, 0)
-    assert tensors["scalars"].matrix[0, Scalar.NORM] == 5.0
-    assert tensors["scalars"].matrix[0, Scalar.LOSS] == 1.75
 
 
 def test_the_reference_knows_every_registered_law():

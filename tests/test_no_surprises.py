@@ -157,10 +157,14 @@ def test_poisoned_buffers_do_not_reach_a_result(poison):
     for name in ("activations", "deltas", "gradients", "row_index", "rows", "tile_sums"):
         slab = poisoned.buffers.slabs[name]
         slab[:] = poison if slab.dtype.kind == "f" else 7
-    # Padding of parameters and of their transposed copies as well.
+    # The padding of the slots as well; that of the parameters holds zeros by contract.
+    parameters = []
     for tensor in poisoned.plan.tensors:
-        if tensor.slab in {"parameters", "transposed", "slots"}:
-            poisoned.buffers.padded(tensor.name)[:, tensor.columns :] = poison
+        if tensor.slab == "slots":
+            for column, panel in poisoned.buffers.panels(tensor.name):
+                panel[:, max(tensor.columns - column, 0) :] = poison
+        if tensor.slab in {"parameters", "transposed"}:
+            parameters.append(tensor)
     for engine in (clean, poisoned):
         for epoch in range(2):
             status, done = run_epoch(engine, epoch, rates)
@@ -173,6 +177,8 @@ def test_poisoned_buffers_do_not_reach_a_result(poison):
     assert np.array_equal(*results)
     assert np.isfinite(results[0]).all()
     assert poisoned.buffers.guards_intact()
+    for tensor in parameters:
+        assert not poisoned.buffers.read(tensor.name, padding=True)[:, tensor.columns :].any()
 
 
 def test_no_engine_call_leaves_guards_broken(small):

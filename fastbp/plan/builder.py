@@ -28,6 +28,7 @@ class PlanBuilder:
         self.geometry = geometry
         self.segment_rows = min(batch_rows, geometry.segment_rows)
         self.line = geometry.alignment // ITEM_BYTES[dtype]
+        self.specifications = dict(network.parameters())
         self.turned: set[str] = set()
         self.tensors: dict[str, Tensor] = {}
         self.kinds: dict[str, str] = {}
@@ -81,6 +82,10 @@ class PlanBuilder:
             source = self.tensors[weight]
             self.add(name, "transposed", source.columns, source.rows)
         return name
+
+    def is_weight(self, parameter: str) -> bool:
+        """Whether a parameter tensor is a weight; others are one row, and a tile spans panels."""
+        return self.specifications[parameter].is_weight
 
     def is_turned(self, weight: str) -> bool:
         """Whether a weight lies as (units, inputs)."""
@@ -212,7 +217,7 @@ PANELS_A_TURN = 8
 def tile_rows(builder: PlanBuilder, parameter: str) -> int:
     """Rows of a tile: about `tile_elements` elements of a panel, in whole panels of the inputs."""
     panel = 2 * builder.line
-    if builder.tensors[parameter].rows == 1:
+    if not builder.is_weight(parameter):
         return max(builder.geometry.tile_elements // panel, 1)
     return max(builder.geometry.tile_elements // panel // panel, 1) * panel
 
@@ -221,7 +226,7 @@ def tiles_of(builder: PlanBuilder, parameter: str, height: int) -> Iterator[tupl
     """The tiles of a parameter tensor: first and last row, counted through its panels."""
     tensor = builder.tensors[parameter]
     panels = -(-tensor.padded_columns // (2 * builder.line))
-    if tensor.rows == 1:
+    if not builder.is_weight(parameter):
         for first in range(0, panels, height):
             yield first, min(first + height, panels)
         return

@@ -19,6 +19,7 @@ __all__ = [
     "erf",
     "exp",
     "expm1",
+    "log",
     "log1p",
     "power",
     "sigmoid",
@@ -51,6 +52,13 @@ def expm1(x: float) -> float:
         return type(x)(math.expm1(x))
     except OverflowError:
         return type(x)(math.inf)
+
+
+def log(x: float) -> float:
+    """Natural logarithm: -infinity at 0, NaN below."""
+    if x > 0:
+        return type(x)(math.log(x))
+    return type(x)(-math.inf if x == 0 else math.nan)
 
 
 def log1p(x: float) -> float:
@@ -105,4 +113,17 @@ def sign(x: float) -> float:
     return x
 
 
-NAMES = ("exp", "expm1", "log1p", "tanh", "erf", "sin", "cos", "sqrt", "power", "sigmoid", "sign")
+NAMES = (
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "tanh",
+    "erf",
+    "sin",
+    "cos",
+    "sqrt",
+    "power",
+    "sigmoid",
+    "sign",
+)

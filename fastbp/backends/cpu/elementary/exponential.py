@@ -123,15 +123,28 @@ def make_expm1(form: Format) -> Any:
 
 
 def make_sigmoid(form: Format) -> Any:
-    """1 / (1 + exp(-x)) for x >= 0, else exp(x) / (1 + exp(x)): nothing overflows or cancels."""
+    """1 / (1 + exp(-x)), numerator and denominator divided by a power of two.
+
+    With ``exp(-x) = 2**n (1 + r)`` they are ``2**-h`` and ``2**(n - h) + 2**-h + 2**(n - h) r``,
+    h being half of n, so that neither overflows and a subnormal result is rounded once. What the
+    sum of the two powers loses is added to the product, and only the last sum is rounded at full
+    size: exp(-x) itself would lose a bit where it is just above a power of two.
+    """
     real = form.real
-    zero, one = real(0), real(1)
-    exponential = EXP[form.kind]
+    reduction, power_of_two = REDUCTIONS[form.kind], POWERS_OF_TWO[form.kind]
+    none, single = form.integer(0), form.integer(1)
+    bound = real((form.bias + form.fraction_bits + 1) * math.log(2))
 
     @inline
     def sigmoid(x):
-        decayed = exponential(-magnitude(x))
-        return select(x < zero, decayed, one) / (one + decayed)
+        bounded = select(x > bound, bound, x)
+        bounded = select(bounded < -bound, -bound, bounded)
+        n, high, tail = reduction(-bounded)
+        half = shift_right(n, single)
+        scale, unit = power_of_two(subtract(n, half)), power_of_two(subtract(none, half))
+        total = scale + unit
+        lost = (scale - total) + unit
+        return unit / (total + fma(scale, high, fma(scale, tail, lost)))
 
     return sigmoid
 
@@ -145,7 +158,7 @@ def make_tanh(form: Format) -> Any:
     reduction, power_of_two = REDUCTIONS[form.kind], POWERS_OF_TWO[form.kind]
     one, two = real(1), real(2)
     near = real(coefficients.TANH_NEAR)
-    highest = real((form.fraction_bits + 3) * math.log(2) / 2)
+    highest = real((form.fraction_bits + 4) * math.log(2) / 2)
     bend = polynomial(coefficients.TANH[real])
 
     @inline

@@ -3,7 +3,8 @@
 Derives every polynomial, says whether `fastbp.backends.cpu.elementary.coefficients` holds the same
 numbers, then measures the functions: the largest error in units in the last place over samples of
 the whole range, and nanoseconds an element in a loop that LLVM vectorises, beside the functions of
-the C library (through Numba) and NumPy's. With ``--write`` prints the coefficients instead.
+the C library (through Numba) and NumPy's. ``--write`` only prints the coefficients as source,
+``--measure`` only measures.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from numba import njit
 
 from benchmarks.lab.minimax import fit
 from fastbp import elementary
+from fastbp.backends.cpu.elementary import coefficients
+from fastbp.backends.cpu.elementary.coefficients import ERF_FAR, ERF_NEAR, TANH_NEAR
 
 REALS = (np.float32, np.float64)
-ERF_NEAR = {np.float32: 0.5, np.float64: 0.75}
-ERF_FAR = {np.float32: 3.95, np.float64: 5.95}
-TANH_NEAR = 0.55
+LENGTH, REPETITIONS = 1024, 1000
+DENSE, SPARSE = 2_000_000, 4_000
 
 
-def octave():
+def half_octave():
     """Half of ln(2), with a little room for the rounding of the reduction."""
     return mpmath.log(2) / 2 * mpf("1.0001")
 
@@ -44,7 +46,7 @@ POLYNOMIALS = {
     "EXP": (
         lambda r: (mpmath.expm1(r) - r) / r**2,
         lambda r: abs(r**2 / mpmath.expm1(r)),
-        lambda real: (-octave(), octave()),
+        lambda real: (-half_octave(), half_octave()),
         (5, 11),
     ),
     "LOG": (
@@ -104,7 +106,166 @@ def write(derived):
         print(f"{name} = {{")
         for real, (numbers, _) in fits.items():
             print(f"    np.{real.__name__}: (")
-            for number in numbers:
-                print(f"        {float(number)!r},")
+            for value in numbers:
+                print(f"        {float(value)!r},")
             print("    ),")
         print("}")
+
+
+def stored(name):
+    """The coefficients that the package uses."""
+    return getattr(coefficients, name)
+
+
+def report_polynomials(derived):
+    """A table of the polynomials, with the largest relative error each causes."""
+    print("| polynomial | type | coefficients | log2 of the relative error | as stored |")
+    print("|---" * 5 + "|")
+    for name, fits in derived.items():
+        for real, (numbers, error) in fits.items():
+            same = tuple(map(float, numbers)) == stored(name)[real]
+            print(
+                f"| {name} | {real.__name__} | {len(numbers)} | {math.log2(error):.1f} "
+                f"| {'yes' if same else 'NO'} |"
+            )
+    print()
+
+
+def looped(function):
+    """A function over contiguous arrays, several times over."""
+
+    @njit
+    def run(x, out, times):
+        for _ in range(times):
+            for i in range(x.size):
+                out[i] = function(x[i])
+
+    return run
+
+
+def c_sigmoid(x):
+    """With the C library's exponential."""
+    return 1 / (1 + math.exp(-x))
+
+
+# Name: the C library's function, NumPy's (None: it has none), arguments timed.
+FUNCTIONS = {
+    "exp": (math.exp, np.exp, (-5, 5)),
+    "expm1": (math.expm1, np.expm1, (-5, 5)),
+    "log": (math.log, np.log, (0.01, 10)),
+    "log1p": (math.log1p, np.log1p, (-0.9, 10)),
+    "tanh": (math.tanh, np.tanh, (-3, 3)),
+    "erf": (math.erf, None, (-3, 3)),
+    "sigmoid": (njit(c_sigmoid), None, (-5, 5)),
+    "sin": (math.sin, np.sin, (-10, 10)),
+    "cos": (math.cos, np.cos, (-10, 10)),
+}
+
+
+def nanoseconds(run):
+    """The least nanoseconds an element of many short runs; `run` takes a number of repetitions."""
+    run(1)
+    least = math.inf
+    for _ in range(REPETITIONS):
+        started = time.perf_counter()
+        run(8)
+        least = min(least, time.perf_counter() - started)
+    return least / 8 / LENGTH * 1e9
+
+
+def numpy_loop(function, x, out):
+    """NumPy's function, several times over."""
+
+    def run(times):
+        for _ in range(times):
+            function(x, out=out)
+
+    return run
+
+
+def many_digits(name, x):
+    """The function in many digits."""
+    if name == "sigmoid":
+        return 1 / (1 + mpmath.exp(-x))
+    return getattr(mpmath, name)(x)
+
+
+def arguments(name, real, count):
+    """Arguments over all exponents and over the busy part, where the function is real."""
+    rng = np.random.default_rng(0)
+    words = {np.float32: np.uint32, np.float64: np.uint64}[real]
+    spread = 1.1 * math.log(float(np.finfo(real).max))
+    anything = rng.integers(0, np.iinfo(words).max, count, dtype=words, endpoint=True)
+    parts = [anything.view(real)]
+    for end in (1, 8, spread):
+        parts.append(rng.uniform(-end, end, count).astype(real))
+    x = np.concatenate(parts)
+    x = x[np.isfinite(x)]
+    return {"log": np.abs(x[x != 0]), "log1p": x[x > -1]}.get(name, x)
+
+
+def largest_error(name, run, real):
+    """The largest error in units in the last place of the exact results.
+
+    float32 is first swept densely against float64, and the worst places are then looked at in many
+    digits.
+    """
+    info = np.finfo(real)
+    x = arguments(name, real, DENSE if real is np.float32 else SPARSE)
+    out = np.empty_like(x)
+    run(x, out, 1)
+    if real is np.float32:
+        reference = np.empty(x.size)
+        looped(FUNCTIONS[name][0])(x.astype(np.float64), reference, 1)
+        with np.errstate(all="ignore"):
+            exponent = np.maximum(np.frexp(reference)[1] - 1, info.minexp)
+            rough = np.abs(np.ldexp(out - reference, info.nmant - exponent))
+        worst = np.argsort(np.where(np.isfinite(rough), rough, 0))[-50:]
+        x, out = x[worst], out[worst]
+    largest = 0.0
+    with mpmath.workprec(1400 if name in ("sin", "cos") else 200):
+        for argument, value in zip(x.tolist(), out.tolist(), strict=True):
+            if name in ("tanh", "erf", "sigmoid", "exp", "expm1") and abs(argument) > 1100:
+                continue  # saturated; the tests look at these
+            truth = many_digits(name, mpf(argument))
+            if not truth or not math.isfinite(value) or abs(truth) > float(info.max):
+                continue
+            exponent = max(truth.exp + truth.bc - 1, info.minexp)
+            error = mpmath.ldexp(abs(mpf(value) - truth), info.nmant - exponent)
+            largest = max(largest, float(error))
+    return largest
+
+
+def report_functions():
+    """A table of errors and times."""
+    print(f"{platform.machine()}, loops over {LENGTH} elements, the least of {REPETITIONS} runs.\n")
+    print("| function | type | largest error, ulp | ns | C library, ns | NumPy, ns |")
+    print("|---" * 6 + "|")
+    for name, (c_function, numpy_function, (low, high)) in FUNCTIONS.items():
+        for real in REALS:
+            x = np.linspace(low, high, LENGTH).astype(real)
+            out = np.empty_like(x)
+            own, c_loop = looped(getattr(elementary, name)), looped(c_function)
+            times = [
+                nanoseconds(lambda times, run=run, x=x, out=out: run(x, out, times))
+                for run in (own, c_loop)
+            ]
+            cells = [f"{largest_error(name, own, real):.2f}", *(f"{t:.2f}" for t in times)]
+            with_numpy = numpy_function and nanoseconds(numpy_loop(numpy_function, x, out))
+            cells.append(f"{with_numpy:.2f}" if with_numpy else "-")
+            print(f"| {name} | {real.__name__} | " + " | ".join(cells) + " |", flush=True)
+
+
+def main():
+    """Derive, compare, measure; or only write the coefficients."""
+    if "--measure" not in sys.argv:
+        derived = derive()
+        if "--write" in sys.argv:
+            write(derived)
+            return
+        report_polynomials(derived)
+    report_functions()
+
+
+if __name__ == "__main__":
+    main()

@@ -7,12 +7,11 @@ weights waits for the weight pass, so that rows stay independent.
 
 from __future__ import annotations
 
-import math
-
 from numba import types
 
 from fastbp.backends.contract import Batch, Scalar
 from fastbp.backends.cpu.intrinsics import matrix, pointer, read_tuple, size, vector
+from fastbp.elementary import exp, log
 
 __all__ = ["cross_entropy_loss", "elementwise_loss", "reduce_loss"]
 
@@ -81,12 +80,12 @@ def cross_entropy_loss(real, sources):
                     largest = output[i, j]
             total = real(0.0)
             for j in range(outputs):
-                total += math.exp(output[i, j] - largest)
+                total += exp(output[i, j] - largest)
             for j in range(outputs):
-                share = math.exp(output[i, j] - largest) / total
+                share = exp(output[i, j] - largest) / total
                 hit = real(1.0) if j == label else real(0.0)
                 delta[i, j] *= weight * (share - hit)
-            row_loss[i] = weight * (math.log(total) + (largest - output[i, label]))
+            row_loss[i] = weight * (log(total) + (largest - output[i, label]))
 
     return cross_entropy_loss
 

@@ -60,8 +60,8 @@ class Format(NamedTuple):
     """
 
     kind: Any
-    real: type
-    integer: type
+    real: Any
+    integer: Any
     fraction_bits: int
     bias: int
     magic: Any

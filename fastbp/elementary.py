@@ -55,8 +55,10 @@ def expm1(x: float) -> float:
 
 
 def log(x: float) -> float:
-    """Natural logarithm of x >= 0, minus infinity at 0."""
-    return type(x)(math.log(x)) if x != 0 else type(x)(-math.inf)
+    """Natural logarithm: -infinity at 0, NaN below."""
+    if x > 0:
+        return type(x)(math.log(x))
+    return type(x)(-math.inf if x == 0 else math.nan)
 
 
 def log1p(x: float) -> float:
@@ -111,4 +113,17 @@ def sign(x: float) -> float:
     return x
 
 
-NAMES = ("exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos", "sqrt", "power", "sigmoid", "sign")
+NAMES = (
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "tanh",
+    "erf",
+    "sin",
+    "cos",
+    "sqrt",
+    "power",
+    "sigmoid",
+    "sign",
+)

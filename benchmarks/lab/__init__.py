@@ -1,0 +1,1 @@
+"""Experiments that fastbp's constants come from; none is needed to use or to test it."""

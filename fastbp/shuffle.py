@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ROUNDS", "permute", "philox", "round_keys"]
+__all__ = ["ROUNDS", "encipher", "permute", "philox", "round_keys"]
 
 MASK = 0xFFFFFFFF
 ROUNDS = 24
@@ -62,25 +62,32 @@ def index_bits(rows):
     return bits
 
 
-def permute(position, rows, bits, keys):
-    """The row at a position of the epoch: a bijection of range(rows).
+def encipher(index, bits, keys):
+    """A bijection of range(2**bits): an alternating Feistel network.
 
-    An alternating Feistel network on `bits` bits; each round changes one half by a keyed hash of
-    the other, so it is a bijection for any hash. A result beyond the last row goes through again.
+    Each round changes one half of the bits by a keyed hash of the other, so it is a bijection for
+    any hash.
     """
     low_bits = bits >> 1
     high_bits = bits - low_bits
     low_mask = (1 << low_bits) - 1
     high_mask = (1 << high_bits) - 1
-    index = position
-    while True:
-        high = index >> low_bits
-        low = index & low_mask
-        for i in range(0, ROUNDS, 2):
-            product = ((low ^ keys[i]) & MASK) * 0xD2511F53
-            high ^= ((product >> 32) ^ product) & high_mask
-            product = ((high ^ keys[i + 1]) & MASK) * 0xCD9E8D57
-            low ^= ((product >> 32) ^ product) & low_mask
-        index = (high << low_bits) | low
-        if index < rows:
-            return index
+    high = index >> low_bits
+    low = index & low_mask
+    for i in range(0, ROUNDS, 2):
+        product = ((low ^ keys[i]) & MASK) * 0xD2511F53
+        high ^= ((product >> 32) ^ product) & high_mask
+        product = ((high ^ keys[i + 1]) & MASK) * 0xCD9E8D57
+        low ^= ((product >> 32) ^ product) & low_mask
+    return (high << low_bits) | low
+
+
+def permute(position, rows, bits, keys):
+    """The row at a position of the epoch: a bijection of range(rows).
+
+    What `encipher` puts beyond the last row goes through it again.
+    """
+    index = encipher(position, bits, keys)
+    while index >= rows:
+        index = encipher(index, bits, keys)
+    return index

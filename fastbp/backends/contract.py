@@ -35,7 +35,9 @@ class Batch(IntEnum):
     BITS = 4  # of the shuffle's domain
     BEGINS = 5  # 1: the segment is the first of its batch
     ENDS = 6  # 1: it is the last
-    COUNT = 7
+    ORDER_BEGIN = 7  # position that the first element of row_index belongs to
+    ORDER_END = 8  # position after that of its last one
+    COUNT = 9
 
 
 class Scalar(IntEnum):
@@ -94,11 +96,18 @@ class KernelContract:
 
 
 KERNELS: dict[str, KernelContract] = {
+    # Once a segment, before its propagation pass.
+    "order_rows": KernelContract(
+        ("row_index", "keys", "batch"),
+        (),
+        writes=("row_index",),
+        updates=("batch",),
+    ),
     # Propagation pass: rows of the segment.
     "gather_inputs": KernelContract(
-        ("inputs", "row_index", "data_inputs", "keys", "batch"),
+        ("inputs", "data_inputs", "row_index", "batch"),
         ("features",),
-        writes=("inputs", "row_index"),
+        writes=("inputs",),
     ),
     "dense_forward": KernelContract(
         ("output", "derivative", "inputs", "weight", "bias", "settings"),
@@ -117,6 +126,7 @@ KERNELS: dict[str, KernelContract] = {
             "data_targets",
             "data_weights",
             "row_index",
+            "batch",
             "settings",
         ),
         ("outputs",),
@@ -126,14 +136,23 @@ KERNELS: dict[str, KernelContract] = {
         law="loss",
     ),
     "cross_entropy_loss": KernelContract(
-        ("row_loss", "row_weight", "delta", "output", "data_targets", "data_weights", "row_index"),
+        (
+            "row_loss",
+            "row_weight",
+            "delta",
+            "output",
+            "data_targets",
+            "data_weights",
+            "row_index",
+            "batch",
+        ),
         ("outputs",),
         writes=("row_loss", "row_weight"),
         updates=("delta",),
         optional=("data_weights",),
     ),
     "multiply_cotangent": KernelContract(
-        ("delta", "data_cotangent", "row_index"),
+        ("delta", "data_cotangent", "batch"),
         ("outputs",),
         writes=(),
         updates=("delta",),

@@ -15,6 +15,10 @@ from fastbp.shuffle import ROUNDS
 
 __all__ = ["PlanBuilder", "build_plan"]
 
+# The order of the rows is worked out for at least so many at a time: a vector's worth costs what one
+# row costs.
+ORDERED_ROWS = 512
+
 ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8}
 
 
@@ -156,7 +160,7 @@ def add_loss(builder: PlanBuilder, loss: Loss) -> None:
     builder.add_data("data.targets", 1 if loss.targets == "class" else outputs)
     builder.add_data("data.weights", 1)
     tensors = ["row_loss", "row_weight", f"{last}.delta", f"{last}.output"]
-    tensors += ["data.targets", "data.weights", "row_index"]
+    tensors += ["data.targets", "data.weights", "row_index", "batch"]
     if loss.law is None:
         builder.add_step(f"{loss.name}_loss", tensors, [outputs])
     else:
@@ -170,13 +174,12 @@ def add_propagation(builder: PlanBuilder, purpose: str, loss: Loss | None) -> No
     inputs, outputs = network.inputs, network.outputs
     builder.add_vector("batch", "batch", int(Batch.COUNT), "int64")
     builder.add_vector("keys", "batch", ROUNDS, "int64")
-    builder.add_vector("row_index", "row_index", builder.segment_rows, "int64")
+    ahead = max(builder.segment_rows, ORDERED_ROWS)
+    builder.add_vector("row_index", "row_index", ahead, "int64")
     builder.add_vector("scalars", "scalars", int(Scalar.COUNT), "float64")
     builder.add_data("data.inputs", inputs)
     builder.add_rows("inputs", "activations", inputs)
-    builder.add_step(
-        "gather_inputs", ["inputs", "row_index", "data.inputs", "keys", "batch"], [inputs]
-    )
+    builder.add_step("gather_inputs", ["inputs", "data.inputs", "row_index", "batch"], [inputs])
     backward = purpose in {"gradient", "input_gradient", "vjp", "train"}
     for i, layer in enumerate(network.layers):
         # Evaluation needs no derivative; the loss step of the last layer has a place for it.
@@ -186,7 +189,7 @@ def add_propagation(builder: PlanBuilder, purpose: str, loss: Loss | None) -> No
     if purpose == "vjp":
         builder.add_data("data.cotangent", outputs)
         builder.add_step(
-            "multiply_cotangent", [f"{last}.delta", "data.cotangent", "row_index"], [outputs]
+            "multiply_cotangent", [f"{last}.delta", "data.cotangent", "batch"], [outputs]
         )
     if backward:
         inputs_too = purpose in {"input_gradient", "vjp"}
@@ -362,6 +365,7 @@ def build_plan(
         tensors=tuple(builder.tensors.values()),
         values=dict(builder.values),
         turned=frozenset(builder.turned),
+        order=Step("order_rows", ("row_index", "keys", "batch"), ()),
         propagation=tuple(builder.propagation),
         reduce_loss=reduce_loss,
         begin=weight_pass.begin,

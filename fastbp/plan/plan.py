@@ -106,6 +106,8 @@ class Plan:
         The most rows of a batch that are in the slabs at a time.
     turned : frozenset of str
         Weights that lie as (units, inputs), not (inputs, units): those of thin layers.
+    order : Step
+        Run before each segment: which row of the data is at which place.
     propagation : tuple of Step
         Run in order on every block of rows.
     reduce_loss : Step or None
@@ -132,6 +134,7 @@ class Plan:
     tensors: tuple[Tensor, ...]
     values: dict[str, tuple[float, ...]]
     turned: frozenset[str]
+    order: Step
     propagation: tuple[Step, ...]
     reduce_loss: Step | None
     begin: Step | None
@@ -157,6 +160,9 @@ class Plan:
                     for t in self.tensors
                 ),
             ),
+            "",
+            "before each segment of a batch:",
+            *steps_table([self.order]),
             "",
             "propagation pass, for each block of rows:",
             *steps_table(self.propagation),

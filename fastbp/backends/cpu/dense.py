@@ -95,8 +95,8 @@ def dense_forward(real, sources, law, setting_count):
                 lines = rows * width // lanes
                 map_elements(law, (target,), (settings,), (target, slopes), lines)
                 if column + width > units:
-                    clear_padding(target, rows, width, units - column, real(0.0))
-                    clear_padding(slopes, rows, width, units - column, real(0.0))
+                    clear_padding(target, rows, width, units - column)
+                    clear_padding(slopes, rows, width, units - column)
 
     return dense_forward
 

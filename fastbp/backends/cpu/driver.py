@@ -64,8 +64,9 @@ def run_batches(parallel, sources):
         ----------
         propagation, weight_steps : int64 (steps, 2)
             Address of the kernel, address of its arguments.
-        once : int64 (3, 2)
-            The same for reduce_loss, begin_step and reduce_tiles; address 0 where there is none.
+        once : int64 (4, 2)
+            The same for order_rows, reduce_loss, begin_step and reduce_tiles; address 0 where there
+            is none.
         tiles : int64 (tiles, 5)
             gradient_begin, gradient_end, update_end, first_row, last_row.
         shares : int64 (workers + 1,)
@@ -83,7 +84,7 @@ def run_batches(parallel, sources):
         first, last = sizes[3], sizes[4]
         steps = propagation.shape[0]
         workers = shares.shape[0] - 1
-        has_update = once[1, 0] != 0
+        has_update = once[2, 0] != 0
         is_split = has_update and not math.isinf(clip_norm)
         for number in range(first, last):
             position = number * batch_size
@@ -92,7 +93,7 @@ def run_batches(parallel, sources):
                 scalars[STEP] += 1.0
                 scalars[LEARNING_RATE] = learning_rates[number]
                 scalars[CLIP_SCALE] = 1.0
-                call_kernel(once[1, 0], once[1, 1], 0, 0)
+                call_kernel(once[2, 0], once[2, 1], 0, 0)
             for begin in range(0, batch_rows, segment_size):
                 rows = min(segment_size, batch_rows - begin)
                 ends = begin + rows == batch_rows
@@ -100,6 +101,7 @@ def run_batches(parallel, sources):
                 batch[ROWS] = rows
                 batch[BEGINS] = begin == 0
                 batch[ENDS] = ends
+                call_kernel(once[0, 0], once[0, 1], 0, 0)
                 for worker in prange(workers):
                     row = share_of_rows(rows, worker, workers)
                     end = share_of_rows(rows, worker + 1, workers)
@@ -108,8 +110,8 @@ def run_batches(parallel, sources):
                         for s in range(steps):
                             call_kernel(propagation[s, 0], propagation[s, 1], row, next_row)
                         row = next_row
-                if once[0, 0] != 0:
-                    call_kernel(once[0, 0], once[0, 1], 0, 0)
+                if once[1, 0] != 0:
+                    call_kernel(once[1, 0], once[1, 1], 0, 0)
                     # No update: what is not finite goes into the results.
                     if ends and has_update and not math.isfinite(scalars[LOSS]):
                         scalars[STEP] -= 1.0
@@ -123,7 +125,7 @@ def run_batches(parallel, sources):
                             )
             if not has_update:
                 continue
-            call_kernel(once[2, 0], once[2, 1], 0, 0)
+            call_kernel(once[3, 0], once[3, 1], 0, 0)
             if is_split:
                 if not math.isfinite(scalars[NORM]):
                     return GRADIENT_NOT_FINITE, number - first

@@ -94,7 +94,7 @@ class Engine:
 
     def build_tables(self) -> None:
         plan = self.plan
-        once = (plan.reduce_loss, plan.begin, plan.reduce_tiles)
+        once = (plan.order, plan.reduce_loss, plan.begin, plan.reduce_tiles)
         steps = [*plan.propagation, *once, *plan.weight_steps]
         starts = [self.add_arguments(step) if step else 0 for step in steps]
         self.argument_table = np.array(self.arguments, dtype=np.int64)
@@ -222,6 +222,7 @@ class Engine:
             One for each batch of the epoch.
         """
         self.batch[Batch.DATA_ROWS] = data_rows
+        self.batch[Batch.ORDER_BEGIN] = self.batch[Batch.ORDER_END] = 0
         self.batch[Batch.SHUFFLE] = int(shuffle_seed is not None)
         if shuffle_seed is not None:
             self.batch[Batch.BITS] = shuffle.index_bits(data_rows)

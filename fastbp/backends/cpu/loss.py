@@ -23,17 +23,19 @@ from fastbp.backends.cpu.intrinsics import (
     stack_array,
     vector,
 )
-from fastbp.backends.cpu.panels import panel_width
+from fastbp.backends.cpu.panels import copy_line, panel_width
 from fastbp.backends.cpu.vectors import LINE_BYTES
 from fastbp.elementary import exp, log
 
 __all__ = ["cross_entropy_loss", "elementwise_loss", "reduce_loss"]
 
+POSITION, ORDER_BEGIN = int(Batch.POSITION), int(Batch.ORDER_BEGIN)
 ROWS, BEGINS, ENDS = int(Batch.ROWS), int(Batch.BEGINS), int(Batch.ENDS)
 LOSS, GRADIENT_SCALE = int(Scalar.LOSS), int(Scalar.GRADIENT_SCALE)
 WEIGHTED_LOSS_SUM, WEIGHT_SUM = int(Scalar.WEIGHTED_LOSS_SUM), int(Scalar.WEIGHT_SUM)
 BATCH_LOSS, BATCH_WEIGHT = int(Scalar.BATCH_LOSS), int(Scalar.BATCH_WEIGHT)
-CHUNK = 64  # rows with one output each that the law takes at once
+CHUNK = 64  # outputs that the law takes at once
+FEW = 8  # rows of so many outputs are taken several at a time
 
 
 def elementwise_loss(real, sources, law, setting_count):
@@ -49,9 +51,11 @@ def elementwise_loss(real, sources, law, setting_count):
         output = pointer(arguments, 3, real)
         targets = pointer(arguments, 4, real)
         weighted, weights = is_present(arguments, 5), pointer(arguments, 5, real)
-        row_index = pointer(arguments, 6, types.int64)
-        settings = read_tuple(pointer(arguments, 7, real), 1, setting_count)
-        outputs = size(arguments, 8, 0)
+        batch = pointer(arguments, 7, types.int64)
+        shift = batch[POSITION] - batch[ORDER_BEGIN]
+        row_index = offset(pointer(arguments, 6, types.int64), shift)
+        settings = read_tuple(pointer(arguments, 8, real), 1, setting_count)
+        outputs = size(arguments, 9, 0)
         values = stack_array(CHUNK, real)
         wanted = stack_array(CHUNK, real)
         for j in range(CHUNK):  # what a chunk leaves free goes through the law too
@@ -60,24 +64,34 @@ def elementwise_loss(real, sources, law, setting_count):
         # The law's own results, one line or more of them at a time.
         losses = stack_array(CHUNK, real)
         slopes = stack_array(CHUNK, real)
-        if outputs == 1:
-            for row in range(first_row, last_row, CHUNK):
-                rows = min(CHUNK, last_row - row)
+        if outputs <= FEW:  # whole rows, as many as fit
+            most = CHUNK // outputs
+            width = lanes * ((outputs + lanes - 1) // lanes)
+            for row in range(first_row, last_row, most):
+                rows = min(most, last_row - row)
                 for i in range(rows):
-                    values[i] = output[(row + i) * lanes]
-                    wanted[i] = targets[row_index[row + i]]
-                lines = (rows + lanes - 1) // lanes
+                    source = offset(output, (row + i) * width)
+                    target = offset(targets, row_index[row + i] * outputs)
+                    for j in range(outputs):
+                        values[i * outputs + j] = source[j]
+                        wanted[i * outputs + j] = target[j]
+                lines = (rows * outputs + lanes - 1) // lanes
                 map_elements(law, (values, wanted), (settings,), (losses, slopes), lines)
                 for i in range(rows):
                     weight = weights[row_index[row + i]] if weighted else real(1.0)
                     row_weight[row + i] = weight
-                    place = (row + i) * lanes
+                    change = offset(delta, (row + i) * width)
                     if weight == real(0.0):  # its loss may be infinite, and still counts nothing
                         row_loss[row + i] = real(0.0)
-                        delta[place] = real(0.0)
-                    else:
-                        row_loss[row + i] = weight * losses[i]
-                        delta[place] *= weight * slopes[i]
+                        for j in range(outputs):
+                            change[j] = real(0.0)
+                        continue
+                    total = real(0.0)
+                    for j in range(outputs):
+                        total += losses[i * outputs + j]
+                        slope = slopes[i * outputs + j] / real(outputs)
+                        change[j] *= weight * slope
+                    row_loss[row + i] = weight * (total / real(outputs))
             return
         for row in range(first_row, last_row):
             weight = weights[row_index[row]] if weighted else real(1.0)
@@ -88,8 +102,8 @@ def elementwise_loss(real, sources, law, setting_count):
                 width = panel_width(padded, column, lanes)
                 count = min(width, outputs - column)
                 place = column * rows_high + row * width
-                for j in range(count):
-                    wanted[j] = target[column + j]
+                for j in range(0, width, lanes):
+                    copy_line(offset(wanted, j), offset(target, column + j), count - j)
                 inputs = (offset(output, place), wanted)
                 map_elements(law, inputs, (settings,), (losses, slopes), width // lanes)
                 change = offset(delta, place)
@@ -123,8 +137,10 @@ def cross_entropy_loss(real, sources):
         output = pointer(arguments, 3, real)
         labels = pointer(arguments, 4, types.int64)
         weighted, weights = is_present(arguments, 5), pointer(arguments, 5, real)
-        row_index = pointer(arguments, 6, types.int64)
-        outputs = size(arguments, 7, 0)
+        batch = pointer(arguments, 7, types.int64)
+        shift = batch[POSITION] - batch[ORDER_BEGIN]
+        row_index = offset(pointer(arguments, 6, types.int64), shift)
+        outputs = size(arguments, 8, 0)
         shares = stack_array(panel, real)
         for i in range(first_row, last_row):
             row = row_index[i]

@@ -24,6 +24,7 @@ from fastbp.backends.cpu.vectors import (
     at,
     lanes_of,
     load,
+    loop,
     minimum,
     shuffle,
     splat,
@@ -47,12 +48,30 @@ def panel_width(padded, column, lanes):
     return min(2 * lanes, padded - column)
 
 
-@register_jitable(forceinline=True)
-def clear_padding(base, rows, width, columns, nothing):
-    """Set the columns from `columns` on of a panel's rows to zero."""
-    for i in range(rows):
-        for j in range(columns, width):
-            base[i * width + j] = nothing
+@intrinsic
+def clear_padding(typing_context, base, rows, width, columns):
+    """Set the columns from `columns` on of a panel's rows to zero; `base` is its first row.
+
+    At least one column of the panel's last line is kept or none of it, never columns before it.
+    """
+
+    def generate(context, builder, signature, arguments):
+        base, rows, width, columns = arguments
+        lanes = lanes_of(base.type.pointee)
+        first = builder.sub(width, I64(lanes))
+        lane = ir.Constant(ir.VectorType(I64, lanes), list(range(lanes)))
+        keep = builder.icmp_signed("<", lane, splat(builder, builder.sub(columns, first), lanes))
+
+        def row(index: Any, _: list[Any]) -> list[Any]:
+            place = at(builder, base, builder.add(builder.mul(index, width), first))
+            vector = load(builder, place, lanes, LINE_BYTES)
+            store(builder, builder.select(keep, vector, zero(vector.type)), place, LINE_BYTES)
+            return []
+
+        loop(builder, rows, [], row)
+        return context.get_dummy_value()
+
+    return types.void(base, rows, width, columns), generate
 
 
 @register_jitable(forceinline=True)

@@ -7,26 +7,84 @@ from numba.extending import register_jitable
 
 from fastbp import shuffle
 from fastbp.backends.contract import Batch
+from fastbp.backends.cpu.elementwise import map_elements
 from fastbp.backends.cpu.intrinsics import (
     height,
     offset,
     padded_columns,
     pointer,
     size,
+    stack_array,
     vector,
 )
 from fastbp.backends.cpu.panels import copy_line, panel_width
 from fastbp.backends.cpu.vectors import LINE_BYTES
 
-__all__ = ["gather_inputs", "multiply_cotangent", "store_rows"]
+__all__ = ["gather_inputs", "multiply_cotangent", "order_rows", "store_rows"]
 
-permute = register_jitable(shuffle.permute)
-POSITION, DATA_ROWS = int(Batch.POSITION), int(Batch.DATA_ROWS)
+POSITION, ROWS, DATA_ROWS = int(Batch.POSITION), int(Batch.ROWS), int(Batch.DATA_ROWS)
 SHUFFLE, BITS = int(Batch.SHUFFLE), int(Batch.BITS)
+ORDER_BEGIN, ORDER_END = int(Batch.ORDER_BEGIN), int(Batch.ORDER_END)
+CHUNK = 64  # positions that are enciphered together
+
+encipher = register_jitable(forceinline=True)(shuffle.encipher)
+
+
+@register_jitable(forceinline=True)
+def enciphered(index, bits, keys):
+    return (encipher(index, bits, keys),)
+
+
+def order_rows(real, sources):
+    """row_index[i] = data row at the position ORDER_BEGIN + i, as far as `row_index` reaches.
+
+    Nothing is done where the segment's positions are already there. The bijection runs on whole
+    vectors of positions; those that it puts beyond the last row go through it again, together.
+    """
+
+    def order_rows(arguments, first_row, last_row):
+        sources  # noqa: B018
+        row_index = vector(arguments, 0, types.int64)
+        keys = pointer(arguments, 1, types.int64)
+        batch = vector(arguments, 2, types.int64)
+        begin, rows = batch[POSITION], batch[DATA_ROWS]
+        if batch[ORDER_BEGIN] <= begin and begin + batch[ROWS] <= batch[ORDER_END]:
+            return
+        count = min(row_index.size, rows - begin)
+        batch[ORDER_BEGIN] = begin
+        batch[ORDER_END] = begin + count
+        if batch[SHUFFLE] == 0:
+            for i in range(count):
+                row_index[i] = begin + i
+            return
+        index = stack_array(CHUNK, types.int64)
+        place = stack_array(CHUNK, types.int64)
+        for j in range(CHUNK):
+            index[j] = 0
+        for i in range(0, count, CHUNK):
+            left = min(CHUNK, count - i)
+            for j in range(left):
+                index[j] = begin + i + j
+                place[j] = i + j
+            while left > 0:
+                lines = (left + 7) // 8
+                map_elements(enciphered, (index,), (batch[BITS], keys), (index,), lines)
+                again = 0
+                for j in range(left):
+                    row = index[j]
+                    if row < rows:
+                        row_index[place[j]] = row
+                    else:
+                        index[again] = row
+                        place[again] = place[j]
+                        again += 1
+                left = again
+
+    return order_rows
 
 
 def gather_inputs(real, sources):
-    """inputs[i] = data_inputs[r] and row_index[i] = r, r the data row at the segment's position i.
+    """inputs[i] = the data row that stands at the segment's position i.
 
     The rows go straight into panels, so the first layer finds its inputs packed.
     """
@@ -37,17 +95,13 @@ def gather_inputs(real, sources):
         sources  # noqa: B018
         inputs, rows_high = pointer(arguments, 0, real), height(arguments, 0)
         padded = padded_columns(arguments, 0)
-        row_index = pointer(arguments, 1, types.int64)
-        data = pointer(arguments, 2, real)
-        keys = vector(arguments, 3, types.int64)
-        batch = vector(arguments, 4, types.int64)
-        features = size(arguments, 5, 0)
+        data = pointer(arguments, 1, real)
+        batch = pointer(arguments, 3, types.int64)
+        shift = batch[POSITION] - batch[ORDER_BEGIN]
+        row_index = offset(pointer(arguments, 2, types.int64), shift)
+        features = size(arguments, 4, 0)
         for i in range(first_row, last_row):
-            row = batch[POSITION] + i
-            if batch[SHUFFLE] != 0:
-                row = permute(row, batch[DATA_ROWS], batch[BITS], keys)
-            row_index[i] = row
-            source = offset(data, row * features)
+            source = offset(data, row_index[i] * features)
             for column in range(0, padded, panel):
                 width = panel_width(padded, column, lanes)
                 target = offset(inputs, column * rows_high + i * width)
@@ -59,7 +113,7 @@ def gather_inputs(real, sources):
 
 
 def multiply_cotangent(real, sources):
-    """delta *= the cotangents of the same rows."""
+    """delta *= the cotangents of the same rows, which come in the order of the data."""
     lanes = LINE_BYTES * 8 // real.bitwidth
     panel = 2 * lanes
 
@@ -68,10 +122,10 @@ def multiply_cotangent(real, sources):
         delta, rows_high = pointer(arguments, 0, real), height(arguments, 0)
         padded = padded_columns(arguments, 0)
         cotangent = pointer(arguments, 1, real)
-        row_index = pointer(arguments, 2, types.int64)
+        position = pointer(arguments, 2, types.int64)[POSITION]
         outputs = size(arguments, 3, 0)
         for i in range(first_row, last_row):
-            source = offset(cotangent, row_index[i] * outputs)
+            source = offset(cotangent, (position + i) * outputs)
             for column in range(0, outputs, panel):
                 width = panel_width(padded, column, lanes)
                 target = offset(delta, column * rows_high + i * width)

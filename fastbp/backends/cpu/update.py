@@ -106,7 +106,7 @@ def update_parameters(real, sources, law, slot_count, coefficient_count):
                 lines,
             )
             if column + width > columns:
-                clear_padding(parameter, rows, width, columns - column, real(0.0))
+                clear_padding(parameter, rows, width, columns - column)
 
     return update_parameters
 

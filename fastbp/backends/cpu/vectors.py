@@ -32,7 +32,7 @@ __all__ = [
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 LINE_BYTES = 64
-ITEM_BYTES = {"float": 4, "double": 8}
+ITEM_BYTES = {"float": 4, "double": 8, "i64": 8}
 SUFFIXES = {"float": "f32", "double": "f64"}
 
 

@@ -9,15 +9,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fastbp.backends.choose import create_engine, geometry
+from fastbp.backends.choose import create_engine, create_few_rows, geometry
 from fastbp.losses import Loss
 from fastbp.network import Network
 from fastbp.plan import build_plan
+from fastbp.scaling import Scaling
 
-__all__ = ["Engines"]
+__all__ = ["FEW_ROWS", "Engines"]
 
 # Rows that one batch holds at most; small requests get small buffers.
 CHUNKS = (1, 32, 1024)
+FEW_ROWS = 32
 MOST_KEPT = 12
 
 
@@ -34,7 +36,23 @@ class Engines:
         self.network = network
         self.dtype = dtype
         self.kept: dict[tuple[str, Loss | None, int], Any] = {}
+        self.few: Any = None
         self.lock = threading.Lock()
+
+    def predict_few(
+        self, parameters: NDArray[Any], X: Any, scaling: Scaling | None
+    ) -> NDArray[Any] | None:
+        """The outputs for a few rows; None where `run` has to answer, or to refuse."""
+        few = self.few
+        if few is None:
+            with self.lock:
+                if self.few is None:
+                    plan = build_plan(
+                        self.network, "predict", self.dtype, FEW_ROWS, geometry("cpu")
+                    )
+                    self.few = create_few_rows(plan, parameters)
+                few = self.few
+        return few(parameters, X, scaling)
 
     def get(self, purpose: str, rows: int, loss: Loss | None = None) -> Any:
         """The engine for a purpose and a number of rows.

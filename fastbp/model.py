@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastbp.arrays import as_cotangents, as_output_buffer, as_weights
 from fastbp.backends.contract import Scalar
-from fastbp.engines import Engines
+from fastbp.engines import FEW_ROWS, Engines
 from fastbp.initializers import initial_values
 from fastbp.losses import Loss
 from fastbp.network import Network
@@ -157,6 +157,10 @@ class Model:
         TypeError, ValueError
             For arrays of the wrong kind or shape, NaN or infinity.
         """
+        if out is None and type(X) is np.ndarray and X.ndim == 2 and len(X) <= FEW_ROWS:
+            few = self._engines.predict_few(self._parameters, X, self.scaling)
+            if few is not None:
+                return few
         inputs = self._inputs(X)
         rows = inputs.shape[0]
         target = None

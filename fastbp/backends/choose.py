@@ -6,7 +6,9 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from fastbp.errors import DeviceError
 from fastbp.plan import Geometry, Plan
@@ -14,8 +16,9 @@ from fastbp.registry import positive_integer
 
 if TYPE_CHECKING:
     from fastbp.backends.cpu.engine import Engine
+    from fastbp.backends.cpu.prediction import FewRows
 
-__all__ = ["Device", "create_engine", "devices", "geometry", "resolve_device", "resolve_threads"]
+__all__ = ["Device", "create_engine", "create_few_rows", "devices", "geometry", "resolve_device", "resolve_threads"]
 
 NO_CUDA = "this version of fastbp has no CUDA backend"
 
@@ -127,3 +130,19 @@ def create_engine(
     from fastbp.backends.cpu.engine import Engine
 
     return Engine(plan, resolve_threads(threads), shared=shared)
+
+
+def create_few_rows(plan: Plan, parameters: NDArray[Any]) -> FewRows:
+    """What predicts a few rows of a model at a time.
+
+    Parameters
+    ----------
+    plan : Plan
+        Whose purpose is to predict.
+    parameters : array
+        The model's flat parameter vector.
+    """
+    from fastbp.backends.cpu.engine import Engine
+    from fastbp.backends.cpu.prediction import FewRows
+
+    return FewRows(Engine(plan, 1, parallel=False), parameters)

@@ -23,6 +23,7 @@ from fastbp.registry import is_own
 __all__ = [
     "SOURCES",
     "compile_driver",
+    "compile_function",
     "compile_kernel",
     "compile_product",
     "compiled_count",
@@ -129,6 +130,19 @@ def compile_product(factory: Callable[..., Any], dtype: str, shape: tuple[int, .
         signature = types.void(*two, *two, numbers, *(integer,) * 5, *two, integer, integer)
         COMPILED[key] = build_c(signature, factory(real, SOURCES, *shape), cache=True)
     return int(COMPILED[key].address)
+
+
+def compile_function(factory: Callable[..., Any], dtype: str, signature: Any) -> Callable[..., Any]:
+    """A function that Python calls with arrays; it keeps the GIL."""
+    key = (factory, dtype)
+    if key not in COMPILED:
+
+        def decorate(cache: bool) -> Any:
+            return njit(signature, cache=cache, error_model="numpy")
+
+        COMPILED[key] = build(decorate, factory(number_type(dtype), SOURCES), cache=True)
+    function: Callable[..., Any] = COMPILED[key]
+    return function
 
 
 def compile_driver(factory: Callable[..., Any], parallel: bool) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ from fastbp import elementary
 FUNCTIONS = ("exp", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "sin", "cos")
 REALS = (np.float32, np.float64)
 CASES = list(itertools.product(FUNCTIONS, REALS))
-# In units in the last place. For float32 these are a little above the largest errors over all
+# In units in the last place: a little above the largest errors measured, for float32 over all
 # arguments of the busy range; a wrong digit in a coefficient shows.
 LARGEST_ERROR = {
     "exp": 1.0,
@@ -27,7 +27,7 @@ LARGEST_ERROR = {
     "log": 1.0,
     "log1p": 1.05,
     "tanh": 1.5,
-    "erf": 1.65,
+    "erf": 1.9,
     "sigmoid": 1.8,
     "sin": 1.75,
     "cos": 1.7,

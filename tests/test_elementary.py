@@ -19,7 +19,19 @@ from fastbp import elementary
 FUNCTIONS = ("exp", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "sin", "cos")
 REALS = (np.float32, np.float64)
 CASES = list(itertools.product(FUNCTIONS, REALS))
-LARGEST_ERROR = 2.0  # units in the last place
+# In units in the last place: a little above the largest errors measured, for float32 over all
+# arguments of the busy range; a wrong digit in a coefficient shows.
+LARGEST_ERROR = {
+    "exp": 1.0,
+    "expm1": 1.95,
+    "log": 1.0,
+    "log1p": 1.05,
+    "tanh": 1.5,
+    "erf": 1.9,
+    "sigmoid": 1.8,
+    "sin": 1.75,
+    "cos": 1.7,
+}
 
 
 def in_double(name):
@@ -202,7 +214,7 @@ def test_float32_errors_over_the_whole_range(name):
     x = samples(name, np.float32, 200_000)
     errors = double_errors(name, x, compiled(name, x))
     worst = errors.argmax()
-    assert errors[worst] <= LARGEST_ERROR, (x[worst], errors[worst])
+    assert errors[worst] <= LARGEST_ERROR[name], (x[worst], errors[worst])
 
 
 @pytest.mark.parametrize(("name", "real"), CASES)
@@ -212,7 +224,7 @@ def test_errors_against_many_digits(name, real):
         x = np.concatenate([x[:2500], np.random.default_rng(0).choice(x[2500:], 3500)])
     errors = exact_errors(name, x, compiled(name, x))
     worst = errors.argmax()
-    assert errors[worst] <= LARGEST_ERROR, (x[worst], errors[worst])
+    assert errors[worst] <= LARGEST_ERROR[name], (x[worst], errors[worst])
 
 
 @pytest.mark.parametrize(("name", "real"), CASES)
@@ -221,7 +233,7 @@ def test_errors_against_many_digits(name, real):
 def test_errors_at_arbitrary_arguments(name, real, data):
     width = 8 * np.dtype(real).itemsize
     x = np.array([data.draw(st.floats(width=width))], dtype=real)
-    assert exact_errors(name, x, compiled(name, x))[0] <= LARGEST_ERROR
+    assert exact_errors(name, x, compiled(name, x))[0] <= LARGEST_ERROR[name]
 
 
 @pytest.mark.parametrize("real", REALS)
@@ -233,7 +245,7 @@ def test_zeros_of_sine_and_cosine(name, real):
     x = x[:: 1 if real is np.float32 else 3]
     nearest = min(abs(float(exact(name, argument))) for argument in x)
     assert nearest < 2.0 ** (-28 if real is np.float32 else -58)
-    assert exact_errors(name, x, compiled(name, x)).max() <= LARGEST_ERROR
+    assert exact_errors(name, x, compiled(name, x)).max() <= LARGEST_ERROR[name]
 
 
 INF, NAN = math.inf, math.nan
@@ -274,7 +286,7 @@ def test_subnormal_arguments(name, real):
     x = np.concatenate([np.arange(1, 300), np.arange(10**5, 10**5 + 100)]).astype(real) * tiny
     if name in ("log", "sigmoid"):
         errors = exact_errors(name, x, compiled(name, x))
-        assert errors.max() <= LARGEST_ERROR
+        assert errors.max() <= LARGEST_ERROR[name]
     elif name == "erf":
         assert exact_errors(name, x, compiled(name, x)).max() <= 0.5
         np.testing.assert_array_equal(compiled(name, -x), -compiled(name, x))

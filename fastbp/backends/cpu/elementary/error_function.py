@@ -40,7 +40,8 @@ def make_erf(form: Format) -> Any:
         small = fma(size, bend(size * size), size)
         bounded = select(size > highest, highest, size)
         n, high, tail = reduction(exponent(bounded))
-        large = fma(-(one + (high + tail)), power_of_two(n), one)
+        scale = power_of_two(n)
+        large = fma(-scale, high + tail, one - scale)
         return with_sign_of(select(size < near, small, large), x)
 
     return erf

@@ -81,7 +81,7 @@ def make_exp(form: Format) -> Any:
     """
     real = form.real
     reduction, power_of_two = REDUCTIONS[form.kind], POWERS_OF_TWO[form.kind]
-    one, single = real(1), form.integer(1)
+    single = form.integer(1)
     highest = real((form.bias + 2) * math.log(2))
     lowest = real(-(form.bias + form.fraction_bits + 1) * math.log(2))
 
@@ -91,8 +91,8 @@ def make_exp(form: Format) -> Any:
         bounded = select(bounded < lowest, lowest, bounded)
         n, high, tail = reduction(bounded)
         half = shift_right(n, single)
-        result = (one + (high + tail)) * power_of_two(half)
-        return result * power_of_two(subtract(n, half))
+        scale = power_of_two(half)
+        return fma(scale, high + tail, scale) * power_of_two(subtract(n, half))
 
     return exp
 
@@ -168,7 +168,8 @@ def make_tanh(form: Format) -> Any:
         small = fma(size * square, bend(square), size)
         bounded = select(size > highest, highest, size)
         n, high, tail = reduction(bounded + bounded)
-        large = one - two / fma(one + (high + tail), power_of_two(n), one)
+        scale = power_of_two(n)
+        large = one - two / fma(scale, high + tail, scale + one)
         return with_sign_of(select(size < near, small, large), x)
 
     return tanh

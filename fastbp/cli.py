@@ -1,4 +1,4 @@
-"""The command line: ``fastbp train``, ``fastbp predict``, ``fastbp info``."""
+"""The command line: ``fastbp train``, ``predict``, ``info``, ``warmup``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from fastbp.commands import info, predict
+from fastbp.commands import info, predict, warmup
 from fastbp.commands import train as train_command
 from fastbp.errors import CheckpointError, DeviceError, DivergenceError
 
@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     train_command.add_parser(commands)
     predict.add_parser(commands)
     info.add_parser(commands)
+    warmup.add_parser(commands)
     return parser
 
 

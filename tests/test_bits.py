@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -60,8 +62,9 @@ def hash_of_a_training(dtype, threads=None, parallel=None):
         engine.PARALLEL_MULTIPLY_ADDS = rule
 
 
-def in_a_fresh_process(dtype, threads, parallel, layer):
+def in_a_fresh_process(dtype, threads, parallel, layer, more=None):
     environment = {**os.environ, "NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer}
+    environment.update(more or {})
     tests = str(Path(__file__).parent)
     script = SCRIPT.format(tests=tests, dtype=dtype, threads=threads, parallel=parallel)
     run = subprocess.run(
@@ -130,16 +133,21 @@ def test_orthogonal_initial_values_do_not_depend_on_threads():
 
 
 @given(
-    case=cases(), row_block=st.sampled_from([1, 3, 4, 7, 200]), tile=st.sampled_from([1, 64, 700])
+    case=cases(),
+    row_block=st.sampled_from([1, 3, 4, 7, 200]),
+    tile=st.sampled_from([1, 64, 3000]),
+    segment=st.sampled_from([1, 5, 64, 4096]),
 )
-@settings(max_examples=40)
-def test_gradients_do_not_depend_on_blocks_and_tiles(case, row_block, tile):
+@settings(max_examples=60)
+def test_gradients_do_not_depend_on_blocks_tiles_and_segments(case, row_block, tile, segment):
     """Any division of rows and of parameters gives the same bits."""
     model = case.model("float32")
     X, y = case.inputs(), case.targets()
     expected = model.loss_and_gradient(X, y, case.loss)
     before = tuning.GEOMETRY
-    tuning.GEOMETRY = replace(before, row_block=row_block, tile_elements=tile)
+    tuning.GEOMETRY = replace(
+        before, row_block=row_block, tile_elements=tile, segment_rows=segment
+    )
     try:
         other = case.model("float32")
         loss, gradient = other.loss_and_gradient(X, y, case.loss)
@@ -147,3 +155,26 @@ def test_gradients_do_not_depend_on_blocks_and_tiles(case, row_block, tile):
         tuning.GEOMETRY = before
     assert loss == expected[0]
     assert np.array_equal(gradient, expected[1])
+
+
+# What an x86-64 machine without AVX-512 compiles for: instructions of 2013, 16 registers of 256 bits.
+AVX2 = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,"
+    "+bmi2,+lzcnt,+movbe,+f16c,+cx16,+64bit",
+}
+is_x86_with_fma = platform.machine() in {"x86_64", "AMD64"} and bool(
+    llvm.get_host_cpu_features().get("fma")
+)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tile_shapes_vector_widths_and_bounds_checks_agree(dtype):
+    """The promise beyond one machine: AVX-512, AVX2 and 128-bit shapes of tiles, the same bits."""
+    here = hash_of_a_training(dtype, parallel=False)
+    variants = [{"FASTBP_TILE_SHAPE": shape} for shape in tuning.TILE_SHAPES]
+    variants.append({"NUMBA_BOUNDSCHECK": "1"})
+    if is_x86_with_fma:
+        variants.append(AVX2)
+    for environment in variants:
+        assert in_a_fresh_process(dtype, 1, None, "default", environment) == here, environment

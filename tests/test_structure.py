@@ -34,7 +34,7 @@ FLOORS = [
     {"engines"},
     {"checkpoint"},
     {"model"},
-    {"datasets"},
+    {"datasets", "warmup"},
     {"epochs"},
     {"training"},
     {"commands"},

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from fastbp.backends.cpu.engine import Engine
     from fastbp.backends.cpu.prediction import FewRows
 
-__all__ = ["Device", "create_engine", "create_few_rows", "devices", "geometry", "resolve_device", "resolve_threads"]
+__all__ = [
+    "Device",
+    "compiled_kernels",
+    "create_engine",
+    "create_few_rows",
+    "devices",
+    "geometry",
+    "resolve_device",
+    "resolve_threads",
+]
 
 NO_CUDA = "this version of fastbp has no CUDA backend"
 
@@ -114,6 +123,8 @@ def create_engine(
     device: str = "cpu",
     threads: int | None = None,
     shared: Mapping[str, Engine] | None = None,
+    *,
+    parallel: bool | None = None,
 ) -> Engine:
     """The engine that runs a plan on a device.
 
@@ -126,10 +137,19 @@ def create_engine(
         None means all.
     shared : mapping of str to Engine
         Slabs that lie in another engine's buffers.
+    parallel : bool, optional
+        Overrides the engine's own rule.
     """
     from fastbp.backends.cpu.engine import Engine
 
-    return Engine(plan, resolve_threads(threads), shared=shared)
+    return Engine(plan, resolve_threads(threads), shared=shared, parallel=parallel)
+
+
+def compiled_kernels() -> int:
+    """How many kernels and drivers this process has compiled or read from the cache."""
+    from fastbp.backends.cpu.compiler import compiled_count
+
+    return compiled_count()
 
 
 def create_few_rows(plan: Plan, parameters: NDArray[Any]) -> FewRows:

@@ -7,10 +7,13 @@ closure, an edit anywhere in fastbp misses the cache, as it must.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Hashable
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,28 +75,74 @@ def compiled_count() -> int:
     return len(COMPILED)
 
 
-def build(decorator: Callable[..., Any], function: Callable[..., Any], cache: bool) -> Any:
+class Notice:
+    """One line on the log when compiling takes this process more than a second in all."""
+
+    PATIENCE = 1.0
+    FROM_CACHE = 0.05  # reading a kernel takes milliseconds, compiling one hundreds of them
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        self.said = False
+
+    @contextlib.contextmanager
+    def about(self, name: str) -> Iterator[None]:
+        """Count the time of one kernel; speak while it is compiled, not after."""
+        if self.said:
+            yield
+            return
+        timer = threading.Timer(max(self.PATIENCE - self.spent, 0.0), self.say, (name,))
+        timer.daemon = True
+        started = time.perf_counter()
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            seconds = time.perf_counter() - started
+            self.spent += seconds if seconds > self.FROM_CACHE else 0.0
+
+    def say(self, name: str) -> None:
+        """Name what is being compiled."""
+        if not self.said:
+            self.said = True
+            logger.warning(
+                "fastbp: compiling kernels for this processor (now %s); later processes read them "
+                "from the cache, and `fastbp warmup` fills it",
+                name,
+            )
+
+
+NOTICE = Notice()
+
+
+def build(
+    decorator: Callable[..., Any], function: Callable[..., Any], cache: bool, about: str = ""
+) -> Any:
     """Apply a Numba decorator, with the disk cache where the disk allows it.
 
     Whatever goes wrong with the cache (no folder, a full disk, a truncated or damaged file, which
     raises whatever unpickling raises) is a miss; a fault of the kernel itself is raised by the
     second attempt.
     """
-    if cache:
-        try:
-            return decorator(cache=True)(function)
-        except Exception as error:
-            logger.debug("compiling %s without the cache: %r", function.__name__, error)
-    return decorator(cache=False)(function)
+    with NOTICE.about(f"{function.__name__}{about}"):
+        if cache:
+            try:
+                return decorator(cache=True)(function)
+            except Exception as error:
+                logger.debug("compiling %s without the cache: %r", function.__name__, error)
+        return decorator(cache=False)(function)
 
 
-def build_c(signature: Any, function: Callable[..., Any], cache: bool) -> Any:
+def build_c(
+    signature: Any, function: Callable[..., Any], cache: bool, about: str = ""
+) -> Any:
     """Compile a function behind a C address."""
 
     def decorate(cache: bool) -> Any:
         return cfunc(signature, cache=cache, error_model="numpy")
 
-    return build(decorate, function, cache)
+    return build(decorate, function, cache, about)
 
 
 def compile_kernel(factory: Callable[..., Any], dtype: str, law: Any = None, *counts: int) -> int:
@@ -116,7 +165,9 @@ def compile_kernel(factory: Callable[..., Any], dtype: str, law: Any = None, *co
         function = factory(number_type(dtype), SOURCES, *extra)
 
         # A user's law may change without any change in fastbp, and a stale kernel would be silent.
-        COMPILED[key] = build_c(KERNEL_SIGNATURE, function, cache=law is None or is_own(law))
+        about = f" of {law.__qualname__.partition('.')[0]}, {dtype}" if law else f", {dtype}"
+        own = law is None or is_own(law)
+        COMPILED[key] = build_c(KERNEL_SIGNATURE, function, own, about)
     return int(COMPILED[key].address)
 
 

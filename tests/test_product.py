@@ -1,0 +1,98 @@
+"""The matrix product in every shape of register tile, beside NumPy and beside each other.
+
+The shapes of machines that are not at hand run here too: LLVM splits or emulates their vectors.
+"""
+
+import ctypes
+
+import numpy as np
+import pytest
+from kernels import CANARY, GUARD
+
+from fastbp.backends.cpu import product
+from fastbp.backends.cpu.compiler import compile_product
+from fastbp.backends.cpu.tuning import TILE_SHAPES, tile_shape
+
+INTEGER, POINTER = ctypes.c_int64, ctypes.c_void_p
+ARGUMENTS = (
+    [POINTER, INTEGER, POINTER, INTEGER, POINTER] + [INTEGER] * 5 + [POINTER] + [INTEGER] * 3
+)
+
+
+def aligned(elements, dtype, fill):
+    """Memory on a line's boundary with canaries on either side."""
+    raw = np.full(elements + 2 * GUARD + 64, CANARY, dtype=dtype)
+    start = GUARD + (-(raw.ctypes.data + GUARD * raw.itemsize) % 64) // raw.itemsize
+    view = raw[start : start + elements]
+    view[:] = fill
+    return raw, view
+
+
+def multiply(shape, dtype, A, B, start, layout):
+    """start + A @ B by the compiled product, with A laid out as the kernels have it."""
+    (rows, depth), columns = A.shape, B.shape[1]
+    line = 64 // np.dtype(dtype).itemsize
+    width = -(-columns // line) * line
+    panel = 2 * line
+    packed = np.zeros((depth, width), dtype)
+    packed[:, :columns] = B
+    _, b = aligned(depth * width, dtype, packed.ravel())
+    initial = np.zeros((start.shape[0], width), dtype)
+    initial[:, :columns] = start
+    _, begin = aligned(initial.size, dtype, initial.ravel())
+    raw, target = aligned(rows * width, dtype, np.nan)
+    if layout == "rows in panels":  # forward: blocks of `panel` columns, row after row in each
+        blocks = -(-depth // panel)
+        whole = np.full((rows, blocks * panel), np.nan, dtype)
+        whole[:, :depth] = A
+        a = np.ascontiguousarray(whole.reshape(rows, blocks, panel).transpose(1, 0, 2))
+        strides = (panel, 1, panel, rows * panel)
+    else:  # weight gradient: A transposed
+        a = np.ascontiguousarray(A.T)
+        strides = (1, rows, depth, 0)
+    function = ctypes.CFUNCTYPE(None, *ARGUMENTS)(
+        compile_product(product.multiply, dtype, TILE_SHAPES[shape])
+    )
+    stride = width if start.shape[0] > 1 or rows == 1 else 0
+    function(
+        target.ctypes.data, width, begin.ctypes.data, stride, a.ctypes.data, *strides,
+        rows, b.ctypes.data, width, depth, width,
+    )  # fmt: skip
+    outside = np.concatenate([raw[: target.ctypes.data - raw.ctypes.data and GUARD], raw[-GUARD:]])
+    assert (outside == CANARY).all()
+    return target.reshape(rows, width)[:, :columns].copy()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", ["rows in panels", "transposed"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 23, 33])
+def test_every_shape_of_tile(rows, layout, dtype):
+    rng = np.random.default_rng([rows, len(layout)])
+    line = 64 // np.dtype(dtype).itemsize
+    for depth in (1, 2, 2 * line - 1, 2 * line, 2 * line + 1, 70):
+        for columns in (1, line, line + 1, 2 * line):
+            for start_rows in (1, rows):
+                A = rng.normal(size=(rows, depth)).astype(dtype)
+                B = rng.normal(size=(depth, columns)).astype(dtype)
+                start = rng.normal(size=(start_rows, columns)).astype(dtype)
+                expected = start.astype(float) + A.astype(float) @ B.astype(float)
+                found = [multiply(shape, dtype, A, B, start, layout) for shape in TILE_SHAPES]
+                bound = 4 * depth * np.finfo(dtype).eps
+                assert np.abs(found[0] - expected).max() <= bound * max(1, np.abs(expected).max())
+                for other in found[1:]:
+                    assert np.array_equal(found[0], other)
+
+
+def test_the_shape_follows_the_features_of_the_processor(monkeypatch):
+    from numba import config
+
+    monkeypatch.delenv("FASTBP_TILE_SHAPE", raising=False)
+    for features, shape in [
+        ("+sse2,+avx,+avx2,+avx512f", "avx512"),
+        ("+sse2,+avx,+avx2,-avx512f", "avx2"),
+        ("+neon,+fp-armv8", "neon"),
+    ]:
+        monkeypatch.setattr(config, "CPU_FEATURES", features)
+        assert tile_shape() == TILE_SHAPES[shape]
+    monkeypatch.setenv("FASTBP_TILE_SHAPE", "avx2")
+    assert tile_shape() == TILE_SHAPES["avx2"]

@@ -1,7 +1,7 @@
 """fastbp beside PyTorch, JAX and scikit-learn: ``python -m benchmarks``.
 
-Exit status: 0; 1 where a check or a worker failed, or with ``--check`` where a goal was missed; 2 for arguments
-that make no sense.
+Exit status: 0; 1 where a check or a worker failed, or with ``--check`` where a goal was missed; 2
+for arguments that make no sense.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def report(result: dict[str, Any]) -> str:
     reached = sum(goal.reached for goal in held)
     lines += [
         f"{reached} of {len(held)} goals reached. {settings['rounds']} rounds of "
-        f"{settings['seconds']:g} s for each contestant, {result['seconds'] / 60:.1f} minutes in all."
+        f"{settings['seconds']:g} s for each contestant; {result['seconds'] / 60:.1f} minutes."
     ]
     return "\n".join(lines) + "\n"
 

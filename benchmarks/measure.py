@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.machine import Company
 from benchmarks.processes import MissingLibraryError, WorkerError, WorkerProcess
 from benchmarks.verify import (
     VerificationError,
@@ -72,6 +73,7 @@ class Measurement:
         self.missing: set[str] = set()
         self.versions: dict[str, str] = {}
         self.verified: dict[str, Any] = {}
+        self.company: float | None = None
 
     def contestants(self) -> list[tuple[str, int, str]]:
         """(library, threads, dtype), fastbp on one thread first."""
@@ -94,8 +96,10 @@ class Measurement:
             self.for_each("compile", self.compile)
             self.check()
             self.for_each("warm up", self.warm)
+            company = Company(worker.process.pid for worker in self.workers.values())
             for number in range(self.settings.rounds):
                 self.round(number)
+            self.company = company.cores()
         return self.record()
 
     def start(self, stack: contextlib.ExitStack) -> None:
@@ -186,6 +190,7 @@ class Measurement:
                 key: found for key, found in self.peaks.items() if f"peak-{key}" not in self.errors
             },
             "compile_seconds": self.compile_seconds,
+            "cores_of_others": self.company,
             "errors": self.errors,
             "missing": sorted(self.missing),
         }

@@ -16,6 +16,7 @@ __all__ = ["BEGIN", "END", "replace_between_markers", "report", "short_number", 
 
 BEGIN = "<!-- Written by python -m benchmarks: begin -->"
 END = "<!-- Written by python -m benchmarks: end -->"
+QUIET = 0.1  # cores that others may keep busy in a run to be believed
 NAMES = {"fastbp": "fastbp", "torch": "PyTorch", "jax": "JAX", "sklearn": "scikit-learn"}
 
 
@@ -130,6 +131,19 @@ def startup_table(startup: dict[str, float]) -> list[str]:
     return markdown(["start-up", "seconds"], rows)
 
 
+def company_lines(result: dict[str, Any]) -> list[str]:
+    """How quiet the machine was, and a warning where it was not."""
+    found = [record["cores_of_others"] for record in result["workloads"].values()]
+    known = [cores for cores in found if cores is not None]
+    if not known:
+        return []
+    mean, most = sum(known) / len(known), max(known)
+    text = f"Other programs kept {mean:.2f} cores busy meanwhile, at most {most:.2f}."
+    if most > QUIET:
+        text += " **This was no quiet machine: the figures are not to be relied on.**"
+    return [text, ""]
+
+
 def report(result: dict[str, Any]) -> str:
     """The whole report in Markdown."""
     lines = [f"`{result['command']}`", "", machine_line(result["machine"]), ""]
@@ -146,6 +160,7 @@ def report(result: dict[str, Any]) -> str:
         lines += prediction_tables(result["prediction"])
     if result.get("startup"):
         lines += [*startup_table(result["startup"]), ""]
+    lines += company_lines(result)
     missing = sorted({name for r in result["workloads"].values() for name in r["missing"]})
     if missing:
         lines += [f"Not installed: {', '.join(NAMES[name] for name in missing)}.", ""]

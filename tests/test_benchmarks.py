@@ -49,6 +49,7 @@ def canned(rate=lambda work: 10.0 * work.goal, large=2.0, small=1.0):
             "rates": rates,
             "peak_gigaflops": {"1": [100.0] * 3, "2": [200.0] * 3, "float64-1": [50.0] * 3},
             "compile_seconds": {"fastbp-1": 5.0, "jax-1": 1.0},
+            "cores_of_others": 0.02,
             "errors": {},
             "missing": [],
         }
@@ -192,6 +193,9 @@ def test_the_report_has_every_workload_and_says_who_failed(tmp_path):
         assert len(re.findall(rf"\| {name} ", text)) >= 3
     assert "it died" in text
     assert "A processor" in text
+    assert "no quiet machine" not in text
+    result["workloads"]["tiny"]["cores_of_others"] = 1.0
+    assert "no quiet machine" in report(result)
 
     path = tmp_path / "benchmarks.md"
     path.write_text(f"before\n\n{BEGIN}\nold\n{END}\n\nafter\n")
@@ -297,6 +301,7 @@ def test_a_short_run_of_fastbp_alone(tmp_path, capsys):
     record = result["workloads"]["online"]
     assert record["errors"] == {}
     assert record["rates"]["fastbp-1"][0] > 0
+    assert record["cores_of_others"] is None or record["cores_of_others"] >= 0
     assert record["verified"]["gradient_errors"]["float64"] < 1e-10
     figures = result["figures"]["online"]["1"]
     assert 0 < figures["percent_of_peak"] < 100

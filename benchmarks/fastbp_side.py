@@ -41,9 +41,10 @@ class Contestant:
         """The first call: one step."""
         self.train_rows(self.work.batch_size, 1, shuffle=True)
 
-    def train(self, epochs: int) -> None:
-        """Some epochs over all rows."""
+    def train(self, epochs: int, latest: float) -> int:
+        """Some epochs over all rows; returns how many rows were trained on."""
         self.train_rows(self.work.rows, epochs, shuffle=True)
+        return epochs * self.work.rows
 
     def train_rows(self, rows: int, epochs: int, shuffle: bool) -> None:
         fb.train(

@@ -104,11 +104,12 @@ class Contestant:
         """Tracing and compiling of the epoch, ahead of time."""
         self.run_epoch = self.compiled(self.work.rows, shuffle=True)
 
-    def train(self, epochs: int) -> None:
-        """Some epochs over all rows, in a new order each."""
+    def train(self, epochs: int, latest: float) -> int:
+        """Some epochs over all rows, in a new order each; returns how many rows were trained on."""
         for _ in range(epochs):
             self.state, self.key = self.run_epoch(self.state, self.key, self.X, self.y)
         jax.block_until_ready(self.state)
+        return epochs * self.work.rows
 
     def loss_after(self, rows: int, epochs: int) -> tuple[float, float]:
         """The loss of the first rows before and after some epochs over them, in their order."""

@@ -58,6 +58,7 @@ class Contestant:
         rows = max(self.work.batch_size, 100)  # so that a classifier meets every class
         self.estimator(1, self.work.batch_size).fit(self.X[:rows], self.y[:rows])
 
-    def train(self, epochs: int) -> None:
-        """Some epochs over all rows, in a new order each."""
+    def train(self, epochs: int, latest: float) -> int:
+        """Some epochs over all rows, in a new order each; returns how many rows were trained on."""
         self.estimator(epochs, self.work.batch_size).fit(self.X, self.y)
+        return epochs * self.work.rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import torch
 
@@ -58,12 +59,17 @@ class Contestant:
         self.loss(self.model(X), y).backward()
         self.optimizer.step()
 
-    def train(self, epochs: int) -> None:
-        """Some epochs over all rows, in a new order each."""
+    def train(self, epochs: int, latest: float) -> int:
+        """Some epochs over all rows, in a new order each; returns how many rows were trained on."""
         X, y, rows, batch = self.X, self.y, self.work.rows, self.work.batch_size
+        trained = 0
         for _ in range(epochs):
             for index in torch.randperm(rows).split(batch):
                 self.step(X.index_select(0, index), y.index_select(0, index))
+                trained += batch
+                if time.perf_counter() > latest:
+                    return trained
+        return trained
 
     def loss_after(self, rows: int, epochs: int) -> tuple[float, float]:
         """The loss of the first rows before and after some epochs over them, in their order."""

@@ -105,6 +105,10 @@ def measure(options: argparse.Namespace, command: str) -> dict[str, Any]:
         except (VerificationError, WorkerError) as error:
             failures.append(str(error))
             say(f"  CHECK FAILED, no time taken: {error}")
+        except KeyboardInterrupt:  # what was measured is worth a table
+            failures.append(f"interrupted in {name}")
+            options.parts = ()
+            break
     result: dict[str, Any] = {
         "command": command,
         "machine": describe_machine(versions),
@@ -132,6 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
     result = measure(options, shlex.join(["python", "-m", "benchmarks", *given]))
     text = report(result)
     print(text, end="")
+    if not options.parts:  # interrupted: no replacement for what is published
+        options.json = options.picture = options.markdown = None
     if options.json is not None:
         write_json(result, options.json)
     if options.markdown is not None:

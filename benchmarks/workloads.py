@@ -104,7 +104,7 @@ WORKLOADS: dict[str, Workload] = dict(
         ),
         workload("online", (10, 32, 1), "tanh", "mse", "sgd", 0.01, 1, 16_384, 3.0),
         workload("actor", (17, 256, 256, 6), "relu", "mse", "adam", 1e-3, 256, 65_536, 1.4, True),
-        workload("higgs", (28, *[300] * 5, 1), "tanh", "mse", "sgd", 0.01, 100, 40_000, 1.2, True),
+        workload("higgs", (28, *[300] * 5, 1), "tanh", "mse", "sgd", 0.01, 100, 20_000, 1.2, True),
         workload(
             "mnist_small", (784, 128, 10), "relu", "cross_entropy", "sgd", 0.05, 128, 20_480,
             1.25, True,

@@ -76,10 +76,11 @@ class Company:
             user, nice, system, _, _, interrupts, soft, steal = map(int, totals)
             busy = user + nice + system + interrupts + soft + steal
             for process in self.processes:
-                # The name, in parentheses, may hold blanks; times are the 12th and 13th after it.
+                # The name, in parentheses, may hold blanks; the 12th to the 15th after it are the
+                # times of the process and of its children that have ended.
                 text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
                 fields = text.rpartition(")")[2].split()
-                busy -= int(fields[11]) + int(fields[12])
+                busy -= sum(map(int, fields[11:15]))
         except (OSError, ValueError, AttributeError, IndexError):
             return None
         return busy / ticks

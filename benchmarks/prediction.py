@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.machine import Company
 from benchmarks.measure import Settings
 from benchmarks.processes import MissingLibraryError, WorkerError, WorkerProcess
 
@@ -28,12 +29,14 @@ def take_turns(
     settings: Settings,
     requests: list[tuple[str, dict[str, Any]]],
     errors: dict[str, str],
+    company: list[float | None],
 ) -> dict[str, list[list[dict[str, Any]]]]:
     """For each library, the answers of each round to some commands; one thread each."""
     libraries = [name for name in LIBRARIES if name == "fastbp" or name in settings.peers]
     answers: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in libraries}
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(WorkerProcess(name, workload)) for name in libraries}
+        meter = Company(worker.process.pid for worker in workers.values())
         for _ in range(settings.rounds):
             for name, worker in list(workers.items()):
                 try:
@@ -44,6 +47,7 @@ def take_turns(
                     del answers[name]
                     if not isinstance(error, MissingLibraryError):
                         errors[f"{name}, prediction of {workload}"] = str(error)
+        company.append(meter.cores())
     return answers
 
 
@@ -52,12 +56,13 @@ def measure_prediction(
 ) -> dict[str, Any]:
     """Rates of batch prediction, microseconds of single calls, and who failed."""
     errors: dict[str, str] = {}
+    company: list[float | None] = []
     batch = {}
     for workload in BATCH_WORKLOADS:
         if workload in workloads:
             say(f"prediction in batches: {workload}")
             requests = [("predict", {"seconds": settings.seconds / 2})]
-            found = take_turns(workload, settings, requests, errors)
+            found = take_turns(workload, settings, requests, errors, company)
             batch[workload] = {
                 name: [answer["rate"] for (answer,) in rounds] for name, rounds in found.items()
             }
@@ -67,7 +72,7 @@ def measure_prediction(
         requests = [
             ("latency", {"rows": rows, "seconds": settings.seconds / 10}) for rows in LATENCY_ROWS
         ]
-        found = take_turns(LATENCY_WORKLOAD, settings, requests, errors)
+        found = take_turns(LATENCY_WORKLOAD, settings, requests, errors, company)
         latency = {
             name: {
                 str(rows): [answers[i]["microseconds"] for answers in rounds]
@@ -75,4 +80,4 @@ def measure_prediction(
             }
             for name, rounds in found.items()
         }
-    return {"batch": batch, "latency": latency, "errors": errors}
+    return {"batch": batch, "latency": latency, "errors": errors, "cores_of_others": company}

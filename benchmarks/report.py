@@ -134,6 +134,7 @@ def startup_table(startup: dict[str, float]) -> list[str]:
 def company_lines(result: dict[str, Any]) -> list[str]:
     """How quiet the machine was, and a warning where it was not."""
     found = [record["cores_of_others"] for record in result["workloads"].values()]
+    found += (result.get("prediction") or {}).get("cores_of_others", [])
     known = [cores for cores in found if cores is not None]
     if not known:
         return []

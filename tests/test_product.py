@@ -58,7 +58,8 @@ def multiply(shape, dtype, A, B, start, layout):
         target.ctypes.data, width, begin.ctypes.data, stride, a.ctypes.data, *strides,
         rows, b.ctypes.data, width, depth, width,
     )  # fmt: skip
-    outside = np.concatenate([raw[: target.ctypes.data - raw.ctypes.data and GUARD], raw[-GUARD:]])
+    first = (target.ctypes.data - raw.ctypes.data) // raw.itemsize
+    outside = np.concatenate([raw[:first], raw[first + target.size :]])
     assert (outside == CANARY).all()
     return target.reshape(rows, width)[:, :columns].copy()
 

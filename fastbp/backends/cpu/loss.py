@@ -23,7 +23,7 @@ from fastbp.backends.cpu.intrinsics import (
     stack_array,
     vector,
 )
-from fastbp.backends.cpu.panels import copy_line, panel_width
+from fastbp.backends.cpu.panels import clear_padding, copy_line, panel_width
 from fastbp.backends.cpu.vectors import LINE_BYTES
 from fastbp.elementary import exp, log
 
@@ -34,14 +34,19 @@ ROWS, BEGINS, ENDS = int(Batch.ROWS), int(Batch.BEGINS), int(Batch.ENDS)
 LOSS, GRADIENT_SCALE = int(Scalar.LOSS), int(Scalar.GRADIENT_SCALE)
 WEIGHTED_LOSS_SUM, WEIGHT_SUM = int(Scalar.WEIGHTED_LOSS_SUM), int(Scalar.WEIGHT_SUM)
 BATCH_LOSS, BATCH_WEIGHT = int(Scalar.BATCH_LOSS), int(Scalar.BATCH_WEIGHT)
-CHUNK = 64  # outputs that the law takes at once
-FEW = 8  # rows of so many outputs are taken several at a time
+CHUNK = 64  # rows whose panel of outputs goes through the law in one run
+
+
+@register_jitable(forceinline=True)
+def bent(change, slope, outputs):
+    return (change * (slope / outputs),)
 
 
 def elementwise_loss(real, sources, law, setting_count):
     """The mean of an element-wise law over the outputs of each row."""
     lanes = LINE_BYTES * 8 // real.bitwidth
     panel = 2 * lanes
+    block = CHUNK * panel
 
     def elementwise_loss(arguments, first_row, last_row):
         sources  # noqa: B018
@@ -56,65 +61,47 @@ def elementwise_loss(real, sources, law, setting_count):
         row_index = offset(pointer(arguments, 6, types.int64), shift)
         settings = read_tuple(pointer(arguments, 8, real), 1, setting_count)
         outputs = size(arguments, 9, 0)
-        values = stack_array(CHUNK, real)
-        wanted = stack_array(CHUNK, real)
-        for j in range(CHUNK):  # what a chunk leaves free goes through the law too
-            values[j] = real(0.0)
-            wanted[j] = real(0.0)
-        # The law's own results, one line or more of them at a time.
-        losses = stack_array(CHUNK, real)
-        slopes = stack_array(CHUNK, real)
-        if outputs <= FEW:  # whole rows, as many as fit
-            most = CHUNK // outputs
-            width = lanes * ((outputs + lanes - 1) // lanes)
-            for row in range(first_row, last_row, most):
-                rows = min(most, last_row - row)
-                for i in range(rows):
-                    source = offset(output, (row + i) * width)
-                    target = offset(targets, row_index[row + i] * outputs)
-                    for j in range(outputs):
-                        values[i * outputs + j] = source[j]
-                        wanted[i * outputs + j] = target[j]
-                lines = (rows * outputs + lanes - 1) // lanes
-                map_elements(law, (values, wanted), (settings,), (losses, slopes), lines)
-                for i in range(rows):
-                    weight = weights[row_index[row + i]] if weighted else real(1.0)
-                    row_weight[row + i] = weight
-                    change = offset(delta, (row + i) * width)
-                    if weight == real(0.0):  # its loss may be infinite, and still counts nothing
-                        row_loss[row + i] = real(0.0)
-                        for j in range(outputs):
-                            change[j] = real(0.0)
-                        continue
-                    total = real(0.0)
-                    for j in range(outputs):
-                        total += losses[i * outputs + j]
-                        slope = slopes[i * outputs + j] / real(outputs)
-                        change[j] *= weight * slope
-                    row_loss[row + i] = weight * (total / real(outputs))
-            return
-        for row in range(first_row, last_row):
-            weight = weights[row_index[row]] if weighted else real(1.0)
-            row_weight[row] = weight
-            target = offset(targets, row_index[row] * outputs)
-            total = real(0.0)
+        wanted = stack_array(block, real)
+        losses = stack_array(block, real)
+        slopes = stack_array(block, real)
+        for first in range(first_row, last_row, CHUNK):
+            rows = min(CHUNK, last_row - first)
+            for i in range(rows):
+                row_loss[first + i] = real(0.0)
             for column in range(0, outputs, panel):
                 width = panel_width(padded, column, lanes)
                 count = min(width, outputs - column)
-                place = column * rows_high + row * width
-                for j in range(0, width, lanes):
-                    copy_line(offset(wanted, j), offset(target, column + j), count - j)
-                inputs = (offset(output, place), wanted)
-                map_elements(law, inputs, (settings,), (losses, slopes), width // lanes)
+                for i in range(rows):
+                    target = offset(targets, row_index[first + i] * outputs + column)
+                    for j in range(0, width, lanes):
+                        copy_line(offset(wanted, i * width + j), offset(target, j), count - j)
+                place = column * rows_high + first * width
                 change = offset(delta, place)
+                lines = rows * width // lanes
+                values = (offset(output, place), wanted)
+                map_elements(law, values, (settings,), (losses, slopes), lines)
+                map_elements(bent, (change, slopes), (real(outputs),), (change,), lines)
+                if width > count:
+                    clear_padding(change, rows, width, count)
+                for i in range(rows):
+                    total = row_loss[first + i]
+                    for j in range(count):
+                        total += losses[i * width + j]
+                    row_loss[first + i] = total
+                if weighted:
+                    for i in range(rows):
+                        weight = weights[row_index[first + i]]
+                        for j in range(count):
+                            # A loss that counts nothing may be infinite.
+                            at = i * width + j
+                            change[at] = weight * change[at] if weight != real(0.0) else weight
+            for i in range(first, first + rows):
+                weight = weights[row_index[i]] if weighted else real(1.0)
+                row_weight[i] = weight
                 if weight == real(0.0):
-                    for j in range(count):
-                        change[j] = real(0.0)
+                    row_loss[i] = weight
                 else:
-                    for j in range(count):
-                        total += losses[j]
-                        change[j] *= weight * (slopes[j] / real(outputs))
-            row_loss[row] = weight * (total / real(outputs)) if weight != real(0.0) else real(0.0)
+                    row_loss[i] = weight * (row_loss[i] / real(outputs))
 
     return elementwise_loss
 

@@ -169,7 +169,30 @@ KERNELS: dict[str, KernelContract] = {
         ("columns",),
         writes=("data_outputs",),
     ),
-    # Weight pass: rows of the panels of a parameter tensor.
+    # Weight pass: rows of the panels of a parameter tensor. dense_step does in one go what the
+    # kernels after it do one by one.
+    "dense_step": KernelContract(
+        (
+            "parameter",
+            "slots",
+            "transposed",
+            "tile_norm",
+            "tile_penalty",
+            "penalties",
+            "inputs",
+            "delta",
+            "scalars",
+            "batch",
+            "coefficients",
+            "clip",
+        ),
+        ("columns", "tile_rows", "first_tile", "far"),
+        writes=("transposed", "tile_norm", "tile_penalty"),
+        updates=("parameter", "slots"),
+        optional=("slots", "transposed", "inputs"),
+        law="optimizer",
+        product=True,
+    ),
     "dense_weight_gradient": KernelContract(
         (
             "gradient",

@@ -39,11 +39,11 @@ class PlanTables(Protocol):
     ) -> None:
         """Add a step of the propagation pass; a law's settings become its last tensor."""
 
-    def add_gradient_step(self, kernel: str, parameter: str, tensors: Sequence[str]) -> None:
-        """Say which step computes the gradient of a parameter tensor."""
+    def add_gradient(self, kind: str, parameter: str, inputs: str | None, delta: str) -> None:
+        """Say of what a parameter's gradient is made: ``inputs.T @ delta``, or delta's sums.
 
-    def penalties(self) -> str:
-        """The tensor of the penalty rates, or the absent one."""
+        The kernels are ``{kind}_step``, ``{kind}_weight_gradient`` and ``{kind}_bias_gradient``.
+        """
 
     def is_turned(self, weight: str) -> bool:
         """Whether a weight lies as (units, inputs), because the layer is thin."""

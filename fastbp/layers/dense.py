@@ -97,11 +97,5 @@ class Dense(Layer):
         factors = [builder.input_name(index), delta]
         if builder.is_turned(weight):
             factors.reverse()
-        builder.add_gradient_step(
-            "dense_weight_gradient",
-            weight,
-            [weight, builder.penalties(), *factors, "scalars", "batch"],
-        )
-        builder.add_gradient_step(
-            "dense_bias_gradient", f"{index}.bias", [delta, "scalars", "batch"]
-        )
+        builder.add_gradient("dense", weight, *factors)
+        builder.add_gradient("dense", f"{index}.bias", None, delta)

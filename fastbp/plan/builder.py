@@ -39,7 +39,7 @@ class PlanBuilder:
         self.lengths: dict[str, int] = {}
         self.values: dict[str, tuple[float, ...]] = {}
         self.propagation: list[Step] = []
-        self.gradient_steps: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self.gradients: dict[str, tuple[str, str | None, str]] = {}
 
     # Tensors.
 
@@ -108,9 +108,10 @@ class PlanBuilder:
         """Whether sums along the inputs take fewer instructions than a padded line of units.
 
         A row of one unit takes a multiply-add for each line of inputs and about three operations to
-        add up its lanes; padded to a line, all units of a row take one multiply-add an input.
+        add up its lanes; padded to a line, all units of a row take one multiply-add an input. The
+        factor of two is measured: the first kind waits for its operands more.
         """
-        return units <= self.line and units * (-(-inputs // self.line) + 3) <= inputs
+        return units <= self.line and 2 * units * (-(-inputs // self.line) + 3) <= inputs
 
     # Layers.
 
@@ -134,21 +135,13 @@ class PlanBuilder:
             names.append(self.add_values(f"settings.{len(self.propagation)}", law.settings))
         self.propagation.append(Step(kernel, tuple(names), tuple(sizes), law))
 
-    def add_gradient_step(self, kernel: str, parameter: str, tensors: Sequence[str]) -> None:
-        """Say which step computes the gradient of a parameter tensor; its tiles come later.
+    def add_gradient(self, kind: str, parameter: str, inputs: str | None, delta: str) -> None:
+        """Say of what a parameter's gradient is made: ``inputs.T @ delta``, or delta's sums.
 
-        Its tensors begin with the gradient and the sums of its tiles (absent where there is no
-        optimizer to want them); `tensors` are the others. Its sizes are the rows of a tile and the
-        number of the parameter's first tile.
+        `kind` begins the names of the kernels that work it out. Which of them run, and on which
+        tiles, is settled when the weight pass is laid out.
         """
-        sums = ("tile_norm", "tile_penalty")
-        if "tile_norm" not in self.tensors:
-            sums = (self.absent(),) * 2
-        self.gradient_steps[parameter] = kernel, (f"{parameter}.gradient", *sums, *tensors)
-
-    def penalties(self) -> str:
-        """The tensor of the two penalty rates, absent where nothing is updated."""
-        return "penalties" if "penalties" in self.tensors else self.absent()
+        self.gradients[parameter] = kind, inputs, delta
 
 
 def add_loss(builder: PlanBuilder, loss: Loss) -> None:
@@ -246,8 +239,12 @@ def add_weight_pass(
     l1: float,
     l2: float,
     clip_value: float | None,
+    split: bool,
 ) -> WeightPass:
-    """The steps and tiles of the weight pass; without an optimizer, the gradients alone."""
+    """The steps and tiles of the weight pass; without an optimizer, the gradients alone.
+
+    With `split`, all gradients are known before the first update.
+    """
     names = dict(builder.network.parameters())
     heights = {name: tile_rows(builder, name) for name in names}
     spans = {name: list(tiles_of(builder, name, heights[name])) for name in names}
@@ -266,39 +263,109 @@ def add_weight_pass(
             "begin_step", ("coefficients", "carry", "scalars", "optimizer"), (), optimizer
         )
         result.reduce_tiles = Step("reduce_tiles", sums, (total,))
-    for name in names:
-        tensor = builder.tensors[name]
-        builder.add(f"{name}.gradient", "gradients", tensor.rows, tensor.columns)
     for i, layer in enumerate(builder.network.layers):
         layer.add_gradients(builder, i)
-    for name, specification in names.items():
-        first = len(result.steps)
-        kernel, tensors = builder.gradient_steps[name]
-        result.steps.append(Step(kernel, tensors, (heights[name], len(result.tiles))))
-        middle = len(result.steps)
-        if optimizer is not None:
-            add_update(builder, result, name, specification.is_weight, optimizer)
-        result.tiles += [
-            Tile(name, first, middle, len(result.steps), *span) for span in spans[name]
-        ]
+    at_once = optimizer is not None and not split and builder.segment_rows == builder.batch_rows
+    for name in names:
+        first, first_tile = len(result.steps), len(result.tiles)
+        if optimizer is not None and at_once:
+            add_step(builder, result, name, optimizer, heights[name])
+            middle = first
+        else:
+            add_gradient(builder, result, name, optimizer, heights[name])
+            middle = len(result.steps)
+            if optimizer is not None:
+                add_update(builder, result, name, optimizer)
+        last = len(result.steps)
+        result.tiles += [Tile(name, first, middle, last, *span) for span in spans[name]]
+        assert first_tile + len(spans[name]) == len(result.tiles)
     return result
 
 
-def add_update(
-    builder: PlanBuilder, result: WeightPass, name: str, is_weight: bool, optimizer: Optimizer
-) -> None:
-    """The steps that change a parameter tensor, once its gradient is known."""
+def add_slots(builder: PlanBuilder, name: str, optimizer: Optimizer) -> str:
+    """Lay out an optimizer's slots of a parameter; the kernels find all of them from the first."""
     tensor = builder.tensors[name]
     slots = [
         builder.add(f"{name}.{slot}", "slots", tensor.rows, tensor.columns)
         for slot in optimizer.slots
     ]
-    first_slot = slots[0] if slots else builder.absent()
+    return slots[0] if slots else builder.absent()
+
+
+def add_step(
+    builder: PlanBuilder, result: WeightPass, name: str, optimizer: Optimizer, height: int
+) -> None:
+    """Gradient and update in one step."""
+    kind, inputs, delta = builder.gradients[name]
+    slots = add_slots(builder, name, optimizer)
+    transposed = f"{name}.transposed"
+    moved = builder.network.parameter_count * ITEM_BYTES[builder.dtype]
+    result.steps.append(
+        Step(
+            f"{kind}_step",
+            (
+                name,
+                slots,
+                transposed if transposed in builder.tensors else builder.absent(),
+                "tile_norm",
+                "tile_penalty",
+                "penalties",
+                inputs or builder.absent(),
+                delta,
+                "scalars",
+                "batch",
+                "coefficients",
+                "clip",
+            ),
+            (
+                builder.tensors[name].columns,
+                height,
+                len(result.tiles),
+                int(moved * (1 + len(optimizer.slots)) > builder.geometry.near_bytes),
+            ),
+            optimizer,
+        )
+    )
+
+
+def add_gradient(
+    builder: PlanBuilder,
+    result: WeightPass,
+    name: str,
+    optimizer: Optimizer | None,
+    height: int,
+) -> None:
+    """The step that leaves a gradient in a tensor of its own."""
+    kind, inputs, delta = builder.gradients[name]
+    tensor = builder.tensors[name]
+    gradient = builder.add(f"{name}.gradient", "gradients", tensor.rows, tensor.columns)
+    # Without an optimizer nobody wants the sums of the tiles, and there are no penalties.
+    sums = [builder.absent() if optimizer is None else t for t in ("tile_norm", "tile_penalty")]
+    tensors = [gradient, *sums]
+    if inputs is not None:
+        penalties = builder.absent() if optimizer is None else "penalties"
+        tensors += [name, penalties, inputs]
+    what = "bias" if inputs is None else "weight"
+    result.steps.append(
+        Step(
+            f"{kind}_{what}_gradient",
+            (*tensors, delta, "scalars", "batch"),
+            (height, len(result.tiles)),
+        )
+    )
+
+
+def add_update(
+    builder: PlanBuilder, result: WeightPass, name: str, optimizer: Optimizer
+) -> None:
+    """The steps that change a parameter tensor, once its gradient is known."""
+    tensor = builder.tensors[name]
+    slots = add_slots(builder, name, optimizer)
     result.steps.append(
         Step(
             "update_parameters",
-            (name, first_slot, f"{name}.gradient", "coefficients", "clip", "scalars"),
-            (tensor.columns, int(is_weight)),
+            (name, slots, f"{name}.gradient", "coefficients", "clip", "scalars"),
+            (tensor.columns, int(builder.is_weight(name))),
             optimizer,
         )
     )
@@ -348,7 +415,9 @@ def build_plan(
     add_propagation(builder, purpose, loss)
     weight_pass = WeightPass()
     if purpose in {"gradient", "train"}:
-        weight_pass = add_weight_pass(builder, optimizer, l1, l2, clip_value)
+        weight_pass = add_weight_pass(
+            builder, optimizer, l1, l2, clip_value, split=clip_norm is not None
+        )
     reduce_loss = None
     if loss is not None:
         reduce_loss = Step("reduce_loss", ("scalars", "row_loss", "row_weight", "batch"), ())

@@ -26,12 +26,16 @@ class Geometry:
         Parameters that the weight pass takes through gradient and update at a time, about.
     segment_rows : int
         Rows of a batch that the slabs hold at a time; a larger batch comes in segments.
+    near_bytes : int
+        Parameters and slots of so many bytes stay in a near cache from step to step; of more, each
+        tile is asked for ahead.
     """
 
     alignment: int
     row_block: int
     tile_elements: int
     segment_rows: int
+    near_bytes: int
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastbp import shuffle
 from fastbp.backends.contract import KERNELS, Batch, Scalar, Status
-from fastbp.backends.cpu import dense, driver, loss, product, rows, update
+from fastbp.backends.cpu import dense, driver, gradient, loss, product, rows, step, update
 from fastbp.backends.cpu.buffers import Buffers
 from fastbp.backends.cpu.compiler import compile_driver, compile_kernel, compile_product
 from fastbp.backends.cpu.pace import Pace
@@ -23,7 +23,9 @@ from fastbp.plan import Plan, Step
 __all__ = ["FACTORIES", "Engine", "bind_kernel"]
 
 FACTORIES: dict[str, Callable[..., Any]] = {
-    name: getattr(module, name) for module in (dense, loss, rows, update) for name in module.__all__
+    name: getattr(module, name)
+    for module in (dense, gradient, loss, rows, step, update)
+    for name in module.__all__
 }
 
 
@@ -37,7 +39,7 @@ def bind_kernel(step: Step, dtype: str) -> int:
     if step.kernel == "begin_step":
         counts = (len(law.settings), law.coefficient_count, len(law.carry))
         return compile_kernel(factory, dtype, law.begin, *counts)
-    if step.kernel == "update_parameters":
+    if step.kernel in {"dense_step", "update_parameters"}:
         return compile_kernel(factory, dtype, law.update, len(law.slots), law.coefficient_count)
     return compile_kernel(factory, dtype, law.law, len(law.settings))
 

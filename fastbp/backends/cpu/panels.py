@@ -38,6 +38,7 @@ __all__ = [
     "copy_line",
     "multiply_panels",
     "panel_width",
+    "prefetch",
     "transpose_block",
 ]
 
@@ -193,3 +194,28 @@ def copy_line(typing_context, target, source, count):
         return context.get_dummy_value()
 
     return types.void(target, source, count), generate
+
+
+@intrinsic
+def prefetch(typing_context, base, lines):
+    """Ask for so many lines of memory before they are needed, into the second-level cache."""
+
+    def generate(context, builder, signature, arguments):
+        base, lines = arguments
+        lanes = lanes_of(base.type.pointee)
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = builder.module.globals.get("llvm.prefetch.p0")
+        if function is None:
+            kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+            function = ir.Function(builder.module, kind, "llvm.prefetch.p0")
+
+        def step(line: Any, _: list[Any]) -> list[Any]:
+            place = at(builder, base, builder.mul(line, I64(lanes)))
+            read, near, data = flag(0), flag(2), flag(1)
+            builder.call(function, [builder.bitcast(place, byte), read, near, data])
+            return []
+
+        loop(builder, lines, [], step)
+        return context.get_dummy_value()
+
+    return types.void(base, lines), generate

@@ -63,7 +63,9 @@ BLOCK_ROWS = 64
 # 64 bytes: a cache line, and the width of an AVX-512 vector; a panel is two of them wide. Row blocks
 # keep a block's activations in the second-level cache. Tiles of 2,048 parameters keep gradient,
 # slots and parameters of a tile in the first-level cache.
-GEOMETRY = Geometry(alignment=64, row_block=128, tile_elements=2048, segment_rows=1024)
+GEOMETRY = Geometry(
+    alignment=64, row_block=128, tile_elements=2048, segment_rows=1024, near_bytes=1 << 20
+)
 
 # A step runs under prange when its multiply-adds reach this number. Each of a step's two parallel
 # regions costs about a microsecond (omp layer) to fork and join.

@@ -111,35 +111,52 @@ def update_parameters(real, sources, law, slot_count, coefficient_count):
     return update_parameters
 
 
-def transpose_weight(real, sources):
-    """transposed[u, f] = parameter[f, u] for a run of rows of one panel, a line by a line a time.
+@register_jitable(forceinline=True)
+def transpose_rows(
+    transposed, units, transposed_padded, parameter, width, row, rows, column, features, lanes
+):
+    """transposed[u, f] = parameter[f, u] for some rows f of the panel that begins at a column.
 
-    The rows that a tile begins with are a multiple of a line.
+    `parameter` points at the first of the rows, which is a multiple of a line.
     """
+    panel = 2 * lanes
+    for i in range(row, row + rows, lanes):
+        other = i // panel * panel  # where the panel of the transposed copy begins
+        other_width = panel_width(transposed_padded, other, lanes)
+        for shift in range(0, min(width, units - column), lanes):
+            place = other * units + (column + shift) * other_width + i - other
+            transpose_block(
+                offset(transposed, place),
+                other_width,
+                offset(parameter, (i - row) * width + shift),
+                width,
+                min(lanes, features - i),
+                min(lanes, units - column - shift),
+            )
+
+
+def transpose_weight(real, sources):
+    """transposed[u, f] = parameter[f, u] for a run of rows of one panel."""
     lanes = LINE_BYTES * 8 // real.bitwidth
     panel = 2 * lanes
 
     def transpose_weight(arguments, first, last):
         sources  # noqa: B018
-        transposed, units = pointer(arguments, 0, real), height(arguments, 0)
-        transposed_padded = padded_columns(arguments, 0)
         parameter, features = pointer(arguments, 1, real), height(arguments, 1)
-        padded = padded_columns(arguments, 1)
         column = first // features * panel
-        width = panel_width(padded, column, lanes)
-        begin = first % features
-        for row in range(begin, begin + last - first, lanes):
-            other = row // panel * panel  # the panel of the transposed copy
-            other_width = panel_width(transposed_padded, other, lanes)
-            for shift in range(0, min(width, units - column), lanes):
-                place = other * units + (column + shift) * other_width + row - other
-                transpose_block(
-                    offset(transposed, place),
-                    other_width,
-                    offset(parameter, column * features + row * width + shift),
-                    width,
-                    min(lanes, features - row),
-                    min(lanes, units - column - shift),
-                )
+        width = panel_width(padded_columns(arguments, 1), column, lanes)
+        row = first % features
+        transpose_rows(
+            pointer(arguments, 0, real),
+            height(arguments, 0),
+            padded_columns(arguments, 0),
+            offset(parameter, column * features + row * width),
+            width,
+            row,
+            last - first,
+            column,
+            features,
+            lanes,
+        )
 
     return transpose_weight

@@ -1,0 +1,179 @@
+"""Gradients of the parameters: kernels that keep them, and the pieces that the update shares.
+
+A tile is a run of rows of one panel. It is worked through in groups of rows, one panel of the
+inputs high, because that is how far the inputs' own panels reach; each group is complete in the
+first-level cache before the next one begins.
+"""
+
+from __future__ import annotations
+
+from numba import types
+from numba.extending import register_jitable
+
+from fastbp.backends.contract import Batch, Scalar
+from fastbp.backends.cpu.dense import multiplied
+from fastbp.backends.cpu.elementwise import map_elements
+from fastbp.backends.cpu.intrinsics import (
+    call_product,
+    height,
+    is_present,
+    offset,
+    padded_columns,
+    pointer,
+    size,
+    stack_array,
+    vector,
+)
+from fastbp.backends.cpu.panels import panel_width
+from fastbp.backends.cpu.reductions import add_columns, sum_of_magnitudes, sum_of_squares
+from fastbp.backends.cpu.vectors import LINE_BYTES
+from fastbp.elementary import constant
+
+__all__ = ["dense_bias_gradient", "dense_weight_gradient"]
+
+ROWS, BEGINS, ENDS = int(Batch.ROWS), int(Batch.BEGINS), int(Batch.ENDS)
+GRADIENT_SCALE = int(Scalar.GRADIENT_SCALE)
+
+
+@register_jitable(forceinline=True)
+def penalized(gradient, parameter, l1, l2):
+    zero = constant(0.0, parameter)
+    pull = l1 if parameter > zero else (-l1 if parameter < zero else zero)
+    return (gradient + l2 * parameter + pull,)
+
+
+@register_jitable(forceinline=True)
+def add_bias_gradient(gradient, delta, between, rows, begin, end, panel):
+    """gradient[j] += sum of delta's column j, for the padded columns begin <= j < end."""
+    column = begin
+    while column < end:
+        target, source = offset(gradient, column), offset(delta, column // panel * between)
+        if end - column >= 4 * panel:
+            add_columns(target, source, between, rows, 4, 2)
+            column += 4 * panel
+        elif end - column >= 2 * panel:
+            add_columns(target, source, between, rows, 2, 2)
+            column += 2 * panel
+        elif end - column >= panel:
+            add_columns(target, source, between, rows, 1, 2)
+            column += panel
+        else:
+            add_columns(target, source, between, rows, 1, 1)
+            column = end
+
+
+@register_jitable(forceinline=True)
+def penalty_of(gradient, parameter, l1, l2, lines):
+    """Add the gradient of the penalties; return the penalties' value."""
+    map_elements(penalized, (gradient, parameter), (l1, l2), (gradient,), lines)
+    squares, magnitudes = sum_of_squares(parameter, lines), sum_of_magnitudes(parameter, lines)
+    return 0.5 * types.float64(l2) * squares + types.float64(l1) * magnitudes
+
+
+@register_jitable
+def tile_number(first, rows_high, tile_rows, first_tile):
+    """Which tile of the plan begins at a row of the panels."""
+    tiles_of_panel = (rows_high + tile_rows - 1) // tile_rows
+    panel, row = first // rows_high, first % rows_high
+    return first_tile + panel * tiles_of_panel + row // tile_rows
+
+
+def dense_weight_gradient(real, sources):
+    """gradient += inputs.T @ delta, from zero in the first segment of a batch.
+
+    In the last segment the sum is divided by the sum of the sample weights, the penalties' gradient
+    is added, and the tile's squared norm and its part of the penalty are left for the reduction.
+    """
+    lanes = LINE_BYTES * 8 // real.bitwidth
+    panel = 2 * lanes
+
+    def dense_weight_gradient(arguments, first, last):
+        sources  # noqa: B018
+        gradient, rows_high = pointer(arguments, 0, real), height(arguments, 0)
+        padded = padded_columns(arguments, 0)
+        parameter = pointer(arguments, 3, real)
+        penalties = pointer(arguments, 4, types.float64)
+        inputs, batch_height = pointer(arguments, 5, real), height(arguments, 5)
+        inputs_padded = padded_columns(arguments, 5)
+        delta = pointer(arguments, 6, real)
+        scale = real(pointer(arguments, 7, types.float64)[GRADIENT_SCALE])
+        batch = pointer(arguments, 8, types.int64)
+        tile_rows, first_tile = size(arguments, 9, 0), size(arguments, 9, 1)
+        product = size(arguments, 9, 2)
+        wanted = is_present(arguments, 1)
+        nothing = stack_array(panel, real)
+        for j in range(panel):
+            nothing[j] = real(0.0)
+        column = first // rows_high * panel
+        row = first % rows_high
+        width = panel_width(padded, column, lanes)
+        norm = 0.0
+        penalty = 0.0
+        for i in range(row, row + last - first, panel):
+            rows = min(panel, row + last - first - i)
+            place = column * rows_high + i * width
+            target = offset(gradient, place)
+            call_product(
+                product,
+                target,
+                width,
+                nothing if batch[BEGINS] != 0 else target,
+                0 if batch[BEGINS] != 0 else width,
+                offset(inputs, i * batch_height),
+                1,
+                panel_width(inputs_padded, i, lanes),
+                batch[ROWS],
+                0,
+                rows,
+                offset(delta, column * batch_height),
+                width,
+                batch[ROWS],
+                width,
+            )
+            if batch[ENDS] != 0:
+                lines = rows * width // lanes
+                map_elements(multiplied, (target,), (scale,), (target,), lines)
+                if wanted:
+                    l1, l2 = real(penalties[0]), real(penalties[1])
+                    if l1 != real(0.0) or l2 != real(0.0):
+                        penalty += penalty_of(target, offset(parameter, place), l1, l2, lines)
+                    norm += sum_of_squares(target, lines)
+        if wanted and batch[ENDS] != 0:
+            tile = tile_number(first, rows_high, tile_rows, first_tile)
+            pointer(arguments, 1, types.float64)[tile] = norm
+            pointer(arguments, 2, types.float64)[tile] = penalty
+
+    return dense_weight_gradient
+
+
+def dense_bias_gradient(real, sources):
+    """gradient += sum of delta over the rows, from zero in the first segment of a batch.
+
+    In the last segment as `dense_weight_gradient`, without penalties.
+    """
+    lanes = LINE_BYTES * 8 // real.bitwidth
+    panel = 2 * lanes
+
+    def dense_bias_gradient(arguments, first, last):
+        sources  # noqa: B018
+        gradient, padded = pointer(arguments, 0, real), padded_columns(arguments, 0)
+        delta, batch_height = pointer(arguments, 3, real), height(arguments, 3)
+        batch = vector(arguments, 5, types.int64)
+        tile_rows, first_tile = size(arguments, 6, 0), size(arguments, 6, 1)
+        begin, end = first * panel, min(last * panel, padded)
+        if batch[BEGINS] != 0:
+            for j in range(begin, end):
+                gradient[j] = real(0.0)
+        add_bias_gradient(gradient, delta, batch_height * panel, batch[ROWS], begin, end, panel)
+        if batch[ENDS] == 0:
+            return
+        lines = (end - begin) // lanes
+        target = offset(gradient, begin)
+        scale = real(vector(arguments, 4, types.float64)[GRADIENT_SCALE])
+        map_elements(multiplied, (target,), (scale,), (target,), lines)
+        if is_present(arguments, 1):
+            tile = first_tile + first // tile_rows
+            vector(arguments, 1, types.float64)[tile] = sum_of_squares(target, lines)
+            vector(arguments, 2, types.float64)[tile] = 0.0
+
+    return dense_bias_gradient

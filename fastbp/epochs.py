@@ -149,7 +149,8 @@ class Run:
         rates = settings.optimizer.learning_rate * self.factors(steps, total)
         engine.begin_epoch(
             self.training.rows,
-            shuffle_seed=settings.seed if settings.shuffle else None,
+            # One batch of all rows has the same gradient in any order.
+            shuffle_seed=settings.seed if settings.shuffle and self.steps_per_epoch > 1 else None,
             epoch=epoch,
             learning_rates=rates,
         )

@@ -11,7 +11,6 @@ from numba import types
 from numba.extending import register_jitable
 
 from fastbp.backends.contract import Batch, Scalar
-from fastbp.backends.cpu.dense import multiplied
 from fastbp.backends.cpu.elementwise import map_elements
 from fastbp.backends.cpu.intrinsics import (
     call_product,
@@ -25,7 +24,12 @@ from fastbp.backends.cpu.intrinsics import (
     vector,
 )
 from fastbp.backends.cpu.panels import panel_width
-from fastbp.backends.cpu.reductions import add_columns, sum_of_magnitudes, sum_of_squares
+from fastbp.backends.cpu.reductions import (
+    add_columns,
+    scale_and_square,
+    sum_of_magnitudes,
+    sum_of_squares,
+)
 from fastbp.backends.cpu.vectors import LINE_BYTES
 from fastbp.elementary import constant
 
@@ -132,12 +136,13 @@ def dense_weight_gradient(real, sources):
             )
             if batch[ENDS] != 0:
                 lines = rows * width // lanes
-                map_elements(multiplied, (target,), (scale,), (target,), lines)
+                squares = scale_and_square(target, lines, scale)
                 if wanted:
                     l1, l2 = real(penalties[0]), real(penalties[1])
                     if l1 != real(0.0) or l2 != real(0.0):
                         penalty += penalty_of(target, offset(parameter, place), l1, l2, lines)
-                    norm += sum_of_squares(target, lines)
+                        squares = sum_of_squares(target, lines)
+                    norm += squares
         if wanted and batch[ENDS] != 0:
             tile = tile_number(first, rows_high, tile_rows, first_tile)
             pointer(arguments, 1, types.float64)[tile] = norm
@@ -170,10 +175,10 @@ def dense_bias_gradient(real, sources):
         lines = (end - begin) // lanes
         target = offset(gradient, begin)
         scale = real(vector(arguments, 4, types.float64)[GRADIENT_SCALE])
-        map_elements(multiplied, (target,), (scale,), (target,), lines)
+        squares = scale_and_square(target, lines, scale)
         if is_present(arguments, 1):
             tile = first_tile + first // tile_rows
-            vector(arguments, 1, types.float64)[tile] = sum_of_squares(target, lines)
+            vector(arguments, 1, types.float64)[tile] = squares
             vector(arguments, 2, types.float64)[tile] = 0.0
 
     return dense_bias_gradient

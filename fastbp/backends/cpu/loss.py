@@ -38,8 +38,8 @@ CHUNK = 64  # rows whose panel of outputs goes through the law in one run
 
 
 @register_jitable(forceinline=True)
-def bent(change, slope, outputs):
-    return (change * (slope / outputs),)
+def bent(change, slope, share):
+    return (change * (slope * share),)
 
 
 def elementwise_loss(real, sources, law, setting_count):
@@ -61,13 +61,12 @@ def elementwise_loss(real, sources, law, setting_count):
         row_index = offset(pointer(arguments, 6, types.int64), shift)
         settings = read_tuple(pointer(arguments, 8, real), 1, setting_count)
         outputs = size(arguments, 9, 0)
+        share = real(1.0) / real(outputs)
         wanted = stack_array(block, real)
         losses = stack_array(block, real)
         slopes = stack_array(block, real)
         for first in range(first_row, last_row, CHUNK):
             rows = min(CHUNK, last_row - first)
-            for i in range(rows):
-                row_loss[first + i] = real(0.0)
             for column in range(0, outputs, panel):
                 width = panel_width(padded, column, lanes)
                 count = min(width, outputs - column)
@@ -80,11 +79,11 @@ def elementwise_loss(real, sources, law, setting_count):
                 lines = rows * width // lanes
                 values = (offset(output, place), wanted)
                 map_elements(law, values, (settings,), (losses, slopes), lines)
-                map_elements(bent, (change, slopes), (real(outputs),), (change,), lines)
+                map_elements(bent, (change, slopes), (share,), (change,), lines)
                 if width > count:
                     clear_padding(change, rows, width, count)
                 for i in range(rows):
-                    total = row_loss[first + i]
+                    total = row_loss[first + i] if column > 0 else real(0.0)
                     for j in range(count):
                         total += losses[i * width + j]
                     row_loss[first + i] = total
@@ -98,10 +97,8 @@ def elementwise_loss(real, sources, law, setting_count):
             for i in range(first, first + rows):
                 weight = weights[row_index[i]] if weighted else real(1.0)
                 row_weight[i] = weight
-                if weight == real(0.0):
-                    row_loss[i] = weight
-                else:
-                    row_loss[i] = weight * (row_loss[i] / real(outputs))
+                mean = weight * (row_loss[i] * share)
+                row_loss[i] = mean if weight != real(0.0) else weight
 
     return elementwise_loss
 

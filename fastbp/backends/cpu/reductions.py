@@ -22,12 +22,19 @@ from fastbp.backends.cpu.vectors import (
     load,
     loop,
     shuffle,
+    splat,
     store,
     vector_type,
     zero,
 )
 
-__all__ = ["add_columns", "sum_of_magnitudes", "sum_of_squares", "thin_product"]
+__all__ = [
+    "add_columns",
+    "scale_and_square",
+    "sum_of_magnitudes",
+    "sum_of_squares",
+    "thin_product",
+]
 
 DOUBLE = ir.DoubleType()
 
@@ -47,29 +54,65 @@ def total(builder: Any, vector: Any) -> Any:
     return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
 
-def sum_over_lines(name: str, term: Any) -> Any:
-    """An operation that adds up a term of every element, in float64."""
+CHAINS = 4  # line i adds to chain i mod 4, so that four sums are under way at a time
+
+
+def sum_over_lines(term: Any, *, scaled: bool) -> Any:
+    """An operation that adds up a term of every element, in float64.
+
+    With `scaled`, the elements are first multiplied by a factor, in place.
+    """
+
+    def emit(builder: Any, base: Any, lines: Any, factor: Any) -> Any:
+        lanes = lanes_of(base.type.pointee)
+        wide = vector_type(DOUBLE, lanes)
+
+        def add(line: Any, total_so_far: Any) -> Any:
+            place = at(builder, base, builder.mul(line, I64(lanes)))
+            values = load(builder, place, lanes, LINE_BYTES)
+            if factor is not None:
+                values = builder.fmul(values, splat(builder, factor, lanes))
+                store(builder, values, place, LINE_BYTES)
+            if values.type != wide:
+                values = builder.fpext(values, wide)
+            return term(builder, values, total_so_far)
+
+        def step(group: Any, carried: list[Any]) -> list[Any]:
+            first = builder.mul(group, I64(CHAINS))
+            return [add(builder.add(first, I64(c)), carried[c]) for c in range(CHAINS)]
+
+        groups = builder.sdiv(lines, I64(CHAINS))
+        sums = loop(builder, groups, [zero(wide)] * CHAINS, step)
+        first = builder.mul(groups, I64(CHAINS))
+        for c in range(CHAINS - 1):  # the lines that are left, each in its chain
+            line = builder.add(first, I64(c))
+            one = builder.zext(builder.icmp_signed("<", line, lines), I64)
+
+            def last(_: Any, carried: list[Any], line: Any = line) -> list[Any]:
+                return [add(line, carried[0])]
+
+            (sums[c],) = loop(builder, one, [sums[c]], last)
+        return total(builder, builder.fadd(builder.fadd(*sums[:2]), builder.fadd(*sums[2:])))
+
+    if scaled:
+
+        @intrinsic
+        def operation(typing_context, base, lines, factor):
+            def generate(context, builder, signature, arguments):
+                return emit(builder, *arguments)
+
+            return types.float64(base, lines, factor), generate
+
+        return operation
 
     @intrinsic
-    def operation(typing_context, base, lines):
+    def plain(typing_context, base, lines):
         def generate(context, builder, signature, arguments):
-            base, lines = arguments
-            lanes = lanes_of(base.type.pointee)
-            wide = vector_type(DOUBLE, lanes)
-
-            def step(line: Any, carried: list[Any]) -> list[Any]:
-                values = load(builder, at(builder, base, builder.mul(line, I64(lanes))), lanes)
-                if values.type != wide:
-                    values = builder.fpext(values, wide)
-                return [term(builder, values, carried[0])]
-
-            (sums,) = loop(builder, lines, [zero(wide)], step)
-            return total(builder, sums)
+            return emit(builder, *arguments, None)
 
         return types.float64(base, lines), generate
 
-    operation.__name__ = name
-    return operation
+    return plain
 
 
 def add_square(builder: Any, values: Any, sums: Any) -> Any:
@@ -85,9 +128,11 @@ def add_magnitude(builder: Any, values: Any, sums: Any) -> Any:
     return builder.fadd(sums, builder.call(function, [values]))
 
 
-# sum_of_squares(base, lines), sum_of_magnitudes(base, lines): float64.
-sum_of_squares = sum_over_lines("sum_of_squares", add_square)
-sum_of_magnitudes = sum_over_lines("sum_of_magnitudes", add_magnitude)
+# Of so many lines: the sum of the squares, of the magnitudes, and of the squares after each element
+# was multiplied by a factor.
+sum_of_squares = sum_over_lines(add_square, scaled=False)
+sum_of_magnitudes = sum_over_lines(add_magnitude, scaled=False)
+scale_and_square = sum_over_lines(add_square, scaled=True)
 
 
 @intrinsic(prefer_literal=True)

@@ -17,7 +17,7 @@ from fastbp.backends.cpu.intrinsics import (
     stack_array,
     vector,
 )
-from fastbp.backends.cpu.panels import copy_line, panel_width
+from fastbp.backends.cpu.panels import copy_line, panel_width, prefetch
 from fastbp.backends.cpu.vectors import LINE_BYTES
 
 __all__ = ["gather_inputs", "multiply_cotangent", "order_rows", "store_rows"]
@@ -25,6 +25,7 @@ __all__ = ["gather_inputs", "multiply_cotangent", "order_rows", "store_rows"]
 POSITION, ROWS, DATA_ROWS = int(Batch.POSITION), int(Batch.ROWS), int(Batch.DATA_ROWS)
 SHUFFLE, BITS = int(Batch.SHUFFLE), int(Batch.BITS)
 ORDER_BEGIN, ORDER_END = int(Batch.ORDER_BEGIN), int(Batch.ORDER_END)
+PREFETCHED_LINES = 4  # longer rows are left to the processor, which sees where they go on
 CHUNK = 64  # positions that are enciphered together
 
 encipher = register_jitable(forceinline=True)(shuffle.encipher)
@@ -100,7 +101,11 @@ def gather_inputs(real, sources):
         shift = batch[POSITION] - batch[ORDER_BEGIN]
         row_index = offset(pointer(arguments, 2, types.int64), shift)
         features = size(arguments, 4, 0)
+        ahead, known = batch[ROWS], batch[ORDER_END] - batch[POSITION]
+        few = (features + lanes - 1) // lanes if features <= PREFETCHED_LINES * lanes else 0
         for i in range(first_row, last_row):
+            if i + ahead < known:  # the same row of the next batch; long rows come in time anyway
+                prefetch(offset(data, row_index[i + ahead] * features), few)
             source = offset(data, row_index[i] * features)
             for column in range(0, padded, panel):
                 width = panel_width(padded, column, lanes)

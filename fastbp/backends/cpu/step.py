@@ -14,7 +14,6 @@ import math
 from numba import types
 
 from fastbp.backends.contract import Batch, Scalar
-from fastbp.backends.cpu.dense import multiplied
 from fastbp.backends.cpu.elementwise import map_elements
 from fastbp.backends.cpu.gradient import add_bias_gradient, penalty_of, tile_number
 from fastbp.backends.cpu.intrinsics import (
@@ -30,7 +29,7 @@ from fastbp.backends.cpu.intrinsics import (
     stack_array,
 )
 from fastbp.backends.cpu.panels import clear_padding, panel_width, prefetch
-from fastbp.backends.cpu.reductions import sum_of_squares
+from fastbp.backends.cpu.reductions import scale_and_square, sum_of_squares
 from fastbp.backends.cpu.update import clipped, transpose_rows
 from fastbp.backends.cpu.vectors import LINE_BYTES
 
@@ -122,10 +121,11 @@ def dense_step(real, sources, law, slot_count, coefficient_count):
                 between = batch_height * panel
                 source = offset(delta, column * batch_height)
                 add_bias_gradient(gradient, source, between, depth, 0, count, panel)
-            map_elements(multiplied, (gradient,), (scale,), (gradient,), lines)
+            squares = scale_and_square(gradient, lines, scale)
             if l1 != real(0.0) or l2 != real(0.0):
                 penalty += penalty_of(gradient, parameter, l1, l2, lines)
-            norm += sum_of_squares(gradient, lines)
+                squares = sum_of_squares(gradient, lines)
+            norm += squares
             if bound < real(math.inf):
                 map_elements(clipped, (gradient,), (real(1.0), bound), (gradient,), lines)
             state = pointer_tuple(running, rows_high * padded, slot_count)

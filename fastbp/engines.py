@@ -52,7 +52,8 @@ class Engines:
                     )
                     self.few = create_few_rows(plan, parameters)
                 few = self.few
-        return few(parameters, X, scaling)
+        outputs: NDArray[Any] | None = few(parameters, X, scaling)
+        return outputs
 
     def get(self, purpose: str, rows: int, loss: Loss | None = None) -> Any:
         """The engine for a purpose and a number of rows.

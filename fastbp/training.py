@@ -80,8 +80,8 @@ def train(
         training rows, and keep them in the model. Otherwise a scaling that the model already has is
         used as it is.
     shuffle : bool
-        Visit the rows in a new order each epoch, a function of `seed` and the epoch alone. One batch
-        of all rows is taken as it lies, since its gradient does not depend on the order.
+        Visit the rows in a new order each epoch, a function of `seed` and the epoch alone. One
+        batch of all rows is taken as it lies, since its gradient does not depend on the order.
     seed : int
         Of the shuffle and of the held-out share.
     patience : int, optional

@@ -145,9 +145,7 @@ def test_gradients_do_not_depend_on_blocks_tiles_and_segments(case, row_block, t
     X, y = case.inputs(), case.targets()
     expected = model.loss_and_gradient(X, y, case.loss)
     before = tuning.GEOMETRY
-    tuning.GEOMETRY = replace(
-        before, row_block=row_block, tile_elements=tile, segment_rows=segment
-    )
+    tuning.GEOMETRY = replace(before, row_block=row_block, tile_elements=tile, segment_rows=segment)
     try:
         other = case.model("float32")
         loss, gradient = other.loss_and_gradient(X, y, case.loss)

@@ -351,7 +351,9 @@ def test_reduce_loss(dtype, weight):
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
-@pytest.mark.parametrize(("data_rows", "position"), [(1, 0), (23, 11), (64, 0), (200, 65), (1000, 0)])
+@pytest.mark.parametrize(
+    ("data_rows", "position"), [(1, 0), (23, 11), (64, 0), (200, 65), (1000, 0)]
+)
 def test_order_rows(shuffled, data_rows, position):
     keys = shuffle.round_keys(3, 4)
     bits = shuffle.index_bits(data_rows)

@@ -149,12 +149,15 @@ def test_the_gil_is_free_inside_an_epoch():
     assert beside > 0.1 * alone
 
 
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_poisoned_buffers_do_not_reach_a_result(poison):
+def test_poisoned_buffers_do_not_reach_a_result(poison, clip_norm):
     """Every slab but the parameters, settings and state full of NaN: the same bits come out."""
     rates = np.full(6, 1e-3)
-    clean, poisoned = training_engine(False), training_engine(False)
-    for name in ("activations", "deltas", "gradients", "row_index", "rows", "tile_sums"):
+    clean, poisoned = (training_engine(False, clip_norm=clip_norm) for _ in range(2))
+    assert ("gradients" in poisoned.buffers.slabs) == (clip_norm is not None)
+    names = {"activations", "deltas", "gradients", "row_index", "rows", "tile_sums"}
+    for name in names & set(poisoned.buffers.slabs):
         slab = poisoned.buffers.slabs[name]
         slab[:] = poison if slab.dtype.kind == "f" else 7
     # The padding of the slots as well; that of the parameters holds zeros by contract.

@@ -3,12 +3,20 @@
 import numpy as np
 import pytest
 import reference
-from kernels import Tensor, call, panel_columns, rows_untouched, scalars_tensor, vector
+from kernels import (
+    Absent,
+    Tensor,
+    batch_tensor,
+    call,
+    panel_columns,
+    rows_untouched,
+    scalars_tensor,
+    vector,
+)
 
 import fastbp as fb
 from fastbp.backends.contract import Scalar
 from fastbp.optimizers import Optimizer
-
 
 
 class Slots(Tensor):
@@ -94,3 +102,140 @@ def test_every_optimizer(optimizer, is_weight, shape, rows, dtype):
         expected = function(expected, g, state, t, bool(is_weight), **settings)
         bound = 1e-12 if dtype == "float64" else 2e-5
         assert np.max(np.abs(parameter.matrix[first:last] - expected)) < bound
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("far", [0, 1])
+@pytest.mark.parametrize(("features", "units"), [(1, 1), (5, 17), (33, 40), (70, 5), (64, 64)])
+@pytest.mark.parametrize(
+    ("optimizer", "clip", "rates"),
+    [(fb.Adam(0.1), np.inf, (0.0, 0.0)), (fb.SGD(0.1), 0.3, (0.2, 0.1))],
+    ids=["adam", "sgd, clipped and penalized"],
+)
+def test_one_step_is_gradient_update_and_transpose(
+    optimizer, clip, rates, features, units, far, dtype
+):
+    """dense_step beside the kernels that do its work one by one: the same bits everywhere."""
+    n, panel = 11, panel_columns(dtype)
+    rng = np.random.default_rng([features, units])
+    A, D = rng.normal(size=(n, features)), rng.normal(size=(n, units))
+    W, b = rng.normal(size=(features, units)), rng.normal(size=units)
+    panels = -(-units // panel)
+    starts = [(p, row) for p in range(panels) for row in range(0, features, 2 * panel)]
+    scalars = scalars_tensor(GRADIENT_SCALE=0.5, CLIP_SCALE=1.0, STEP=3, LEARNING_RATE=0.1)
+    coefficients = Tensor(1, optimizer.coefficient_count, dtype)
+    begin = {
+        "coefficients": coefficients,
+        "carry": vector(optimizer.carry or 0.0, "float64"),
+        "scalars": scalars,
+        "settings": vector(optimizer.settings or 0.0, "float64"),
+    }
+    call("begin_step", dtype, begin, (), 0, 0, law=optimizer)
+
+    def tensors(rows, columns, values):
+        state = [0.25 * (i + 1) for i, _ in enumerate(optimizer.slots)]
+        slots = Slots(rows, columns, dtype, state) if state else Absent()
+        return Tensor(rows, columns, dtype, values), slots
+
+    def run(at_once):
+        weight, weight_slots = tensors(features, units, W)
+        bias, bias_slots = tensors(1, units, b)
+        common = {
+            "tile_norm": Tensor(1, len(starts) + 1, "float64"),
+            "tile_penalty": Tensor(1, len(starts) + 1, "float64"),
+            "delta": Tensor(n, units, dtype, D),
+            "scalars": scalars,
+            "batch": batch_tensor(ROWS=n, BEGINS=1, ENDS=1),
+        }
+        inputs, penalties = Tensor(n, features, dtype, A), vector(rates, "float64")
+        laws = {"coefficients": coefficients, "clip": vector(clip, dtype)}
+        transposed = Tensor(units, features, dtype)
+        sums = (common["tile_norm"], common["tile_penalty"])
+        results = [weight, bias, transposed, *sums]
+        results += [s for s in (weight_slots, bias_slots) if isinstance(s, Tensor)]
+        spans = [
+            (p * features + row, p * features + min(row + 2 * panel, features)) for p, row in starts
+        ]
+        if at_once:
+            more = {"penalties": penalties, **common, **laws}
+            both = [
+                (
+                    spans,
+                    {
+                        "parameter": weight,
+                        "slots": weight_slots,
+                        "transposed": transposed,
+                        "inputs": inputs,
+                    },
+                    2 * panel,
+                    0,
+                ),
+                (
+                    [(0, panels)],
+                    {
+                        "parameter": bias,
+                        "slots": bias_slots,
+                        "transposed": Absent(),
+                        "inputs": Absent(),
+                    },
+                    9,
+                    len(starts),
+                ),
+            ]
+            for these, own, height, first_tile in both:
+                for span in these:
+                    call(
+                        "dense_step",
+                        dtype,
+                        {**more, **own},
+                        (units, height, first_tile, far),
+                        *span,
+                        law=optimizer,
+                    )
+            return results
+        gradient = Tensor(features, units, dtype)
+        bias_gradient = Tensor(1, units, dtype)
+        for span in spans:
+            own = {
+                "gradient": gradient,
+                "parameter": weight,
+                "penalties": penalties,
+                "inputs": inputs,
+            }
+            call("dense_weight_gradient", dtype, {**own, **common}, (2 * panel, 0), *span)
+            own = {
+                "parameter": weight,
+                "slots": weight_slots,
+                "gradient": gradient,
+                "scalars": scalars,
+            }
+            call("update_parameters", dtype, {**own, **laws}, (units, 1), *span, law=optimizer)
+            call(
+                "transpose_weight",
+                dtype,
+                {"transposed": transposed, "parameter": weight},
+                (units,),
+                *span,
+            )
+        call(
+            "dense_bias_gradient",
+            dtype,
+            {"gradient": bias_gradient, **common},
+            (9, len(starts)),
+            0,
+            panels,
+        )
+        own = {
+            "parameter": bias,
+            "slots": bias_slots,
+            "gradient": bias_gradient,
+            "scalars": scalars,
+        }
+        call("update_parameters", dtype, {**own, **laws}, (units, 0), 0, panels, law=optimizer)
+        return results
+
+    for one, other in zip(run(True), run(False), strict=True):
+        assert np.array_equal(one.matrix, other.matrix)
+    expected = np.clip(0.5 * (A.T @ D) + rates[1] * W + rates[0] * np.sign(W), -clip, clip)
+    if optimizer.name == "sgd":
+        assert np.max(np.abs(run(True)[0].matrix - (W - 0.1 * expected))) < 1e-5

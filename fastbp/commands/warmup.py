@@ -15,7 +15,7 @@ from fastbp.optimizers import Optimizer
 __all__ = ["add_parser"]
 
 DTYPES = ("float32", "float64")
-FAMILIES = {"activations": Activation, "losses": Loss, "optimizers": Optimizer}
+FAMILIES: dict[str, Any] = {"activations": Activation, "losses": Loss, "optimizers": Optimizer}
 
 
 def add_parser(commands: Any) -> None:

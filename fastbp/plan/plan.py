@@ -51,8 +51,8 @@ class Slab:
 class Tensor:
     """A matrix inside a slab, in panels; `data` tensors lie in the caller's arrays, row by row.
 
-    A panel holds two lines' worth of columns (one, where that is enough for the last columns) of all
-    rows. Panels follow each other, so the panel that begins at column c begins at number
+    A panel holds two lines' worth of columns (one, where that is enough for the last columns) of
+    all rows. Panels follow each other, so the panel that begins at column c begins at number
     ``offset + c * rows`` of the slab.
     """
 

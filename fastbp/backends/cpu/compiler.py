@@ -134,9 +134,7 @@ def build(
         return decorator(cache=False)(function)
 
 
-def build_c(
-    signature: Any, function: Callable[..., Any], cache: bool, about: str = ""
-) -> Any:
+def build_c(signature: Any, function: Callable[..., Any], cache: bool, about: str = "") -> Any:
     """Compile a function behind a C address."""
 
     def decorate(cache: bool) -> Any:

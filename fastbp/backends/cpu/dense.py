@@ -1,8 +1,8 @@
 """The dense layer's kernels of the propagation pass.
 
-Each goes panel by panel: the product leaves a block of rows in the first-level cache, and the law is
-applied there in one run over contiguous memory, padding included; what it leaves in the padding is
-set to zero again.
+Each goes panel by panel: the product leaves a block of rows in the first-level cache, and the law
+is applied there in one run over contiguous memory, padding included; what it leaves in the padding
+is set to zero again.
 """
 
 from __future__ import annotations

@@ -102,9 +102,9 @@ class Engine:
         self.argument_table = np.array(self.arguments, dtype=np.int64)
         base = self.argument_table.ctypes.data
         table = np.zeros((len(steps), 2), dtype=np.int64)
-        for i, (step, start) in enumerate(zip(steps, starts, strict=True)):
-            if step:
-                table[i] = bind_kernel(step, plan.dtype), base + 8 * start
+        for i, (each, start) in enumerate(zip(steps, starts, strict=True)):
+            if each:
+                table[i] = bind_kernel(each, plan.dtype), base + 8 * start
         first, second = len(plan.propagation), len(plan.propagation) + len(once)
         self.propagation = table[:first].copy()
         self.once = table[first:second].copy()
@@ -125,9 +125,9 @@ class Engine:
         costs = [(t.last_row - t.first_row) + 4 for t in self.plan.tiles]
         reached = np.concatenate([[0], np.cumsum(costs, dtype=np.float64)])
         goals = reached[-1] * np.arange(workers + 1) / workers
-        shares = np.searchsorted(reached, goals - 1e-9)
+        shares: NDArray[np.int64] = np.searchsorted(reached, goals - 1e-9).astype(np.int64)
         shares[-1] = len(costs)
-        return shares.astype(np.int64)
+        return shares
 
     def add_arguments(self, step: Step) -> int:
         """Append a step's row of arguments; return where it starts."""
@@ -141,9 +141,7 @@ class Engine:
                 self.arguments += [self.buffers.address(name), tensor.rows, tensor.padded_columns]
         self.arguments += step.sizes
         if KERNELS[step.kernel].product:
-            self.arguments.append(
-                compile_product(product.multiply, self.plan.dtype, tile_shape())
-            )
+            self.arguments.append(compile_product(product.multiply, self.plan.dtype, tile_shape()))
         return start
 
     def bind(self, name: str, array: NDArray[Any] | None) -> None:

@@ -2,9 +2,9 @@
 
 A matrix of the plan lies in panels of two lines (64 bytes each) of columns: first the columns
 0 to 31 of all rows, then 32 to 63, and so on (float64: half as many). The last panel is one line
-wide where that is enough. Columns beyond the matrix's own are padding and hold zeros. So the rows of
-a panel follow each other without gaps: a block of them is one run of memory for the laws, and the
-product streams through it.
+wide where that is enough. Columns beyond the matrix's own are padding and hold zeros. So the rows
+of a panel follow each other without gaps: a block of them is one run of memory for the laws, and
+the product streams through it.
 """
 
 from __future__ import annotations
@@ -162,7 +162,12 @@ def transpose_block(typing_context, target, target_stride, source, source_stride
             vectors.append(builder.select(inside, vector, zero(vector.type)))
         for j, vector in enumerate(transposed(builder, vectors)):
             with builder.if_then(builder.icmp_signed("<", I64(j), columns), likely=True):
-                store(builder, vector, at(builder, target, builder.mul(target_stride, I64(j))), LINE_BYTES)
+                store(
+                    builder,
+                    vector,
+                    at(builder, target, builder.mul(target_stride, I64(j))),
+                    LINE_BYTES,
+                )
         return context.get_dummy_value()
 
     return types.void(target, target_stride, source, source_stride, rows, columns), generate

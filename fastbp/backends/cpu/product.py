@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -57,12 +56,16 @@ def emit_tile(builder: Any, height: int, vectors: int, lanes: int, alignment: in
         rows = [at(builder, base, builder.mul(stride, I64(i))) for i in range(height)]
         return [at(builder, row, v * lanes) for row in rows for v in range(vectors)]
 
-    sums = [load(builder, s, lanes, alignment) for s in accumulators_at(p["start"], p["start_stride"])]
+    sums = [
+        load(builder, s, lanes, alignment) for s in accumulators_at(p["start"], p["start_stride"])
+    ]
     offsets = [builder.mul(p["a_row_stride"], I64(i)) for i in range(height)]
 
     def step(_: Any, carried: list[Any]) -> list[Any]:
         a, b, *sums = carried
-        vector = [load(builder, at(builder, b, v * lanes), lanes, alignment) for v in range(vectors)]
+        vector = [
+            load(builder, at(builder, b, v * lanes), lanes, alignment) for v in range(vectors)
+        ]
         changed = []
         for i in range(height):
             factor = splat(builder, builder.load(at(builder, a, offsets[i])), lanes)

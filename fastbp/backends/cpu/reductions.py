@@ -108,7 +108,7 @@ def sum_over_lines(term: Any, *, scaled: bool) -> Any:
     @intrinsic
     def plain(typing_context, base, lines):
         def generate(context, builder, signature, arguments):
-            return emit(builder, *arguments, None)
+            return emit(builder, arguments[0], arguments[1], None)
 
         return types.float64(base, lines), generate
 
@@ -185,7 +185,8 @@ def add_up(builder: Any, vectors: list[Any]) -> list[Any]:
     lanes = vectors[0].type.count
     group = lanes
     while len(vectors) > 1:
-        vectors = [fold(builder, *vectors[i : i + 2], group) for i in range(0, len(vectors), 2)]
+        pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        vectors = [fold(builder, a, b, group) for a, b in pairs]
         group //= 2
     (vector,) = vectors
     while group > 1:  # one vector left: halve each of its groups
@@ -230,7 +231,9 @@ def thin_product(typing_context, target, bias, inputs, weight, sizes):
                         weights = at(builder, w, builder.mul(u, I64(lines * lanes)))
                         changed = list(sums)
                         for line in range(lines):
-                            factor = load(builder, at(builder, weights, line * lanes), lanes, LINE_BYTES)
+                            factor = load(
+                                builder, at(builder, weights, line * lanes), lanes, LINE_BYTES
+                            )
                             for i in range(count):
                                 row = builder.add(builder.add(begin, first), I64(i))
                                 place = builder.mul(row, I64(lines * lanes))
@@ -242,7 +245,9 @@ def thin_product(typing_context, target, bias, inputs, weight, sizes):
 
                     return step
 
-                state = loop(builder, panels, [inputs, weight, *[zero(kind)] * (2 * count)], chains(2))
+                state = loop(
+                    builder, panels, [inputs, weight, *[zero(kind)] * (2 * count)], chains(2)
+                )
                 state = loop(builder, has_narrow, state, chains(1))
                 sums = state[2:]
                 joined = [builder.fadd(sums[2 * i], sums[2 * i + 1]) for i in range(count)]

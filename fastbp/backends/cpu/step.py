@@ -3,8 +3,8 @@
 The gradient of a group of rows never leaves the first-level cache: it is computed into a few
 kilobytes on the stack, the penalties and the optimizer's law are applied, and the changed
 parameters are written in both layouts. Where all gradients must be known before the first update
-(clipping by their norm) or a batch comes in several segments, the kernels of `gradient` and `update`
-do the same in two steps.
+(clipping by their norm) or a batch comes in several segments, the kernels of `gradient` and
+`update` do the same in two steps.
 """
 
 from __future__ import annotations

@@ -65,7 +65,9 @@ def splat(builder: Any, value: Any, lanes: int) -> Any:
     """A vector of equal lanes."""
     undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
     one = builder.insert_element(undefined, value, I32(0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+    return builder.shuffle_vector(
+        one, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
+    )
 
 
 def shuffle(builder: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:

@@ -1,0 +1,331 @@
+"""Every kernel of the CPU backend alone: reference, check, timing, share of the machine's limit.
+
+``python -m benchmarks.lab.kernels [KERNEL ...] [--dtype float64] [--rows 256] [--width 256]``
+
+Each kernel gets tensors of its own, is compared with NumPy in float64, and is then timed in turns
+with a loop that measures the peak of fused multiply-adds, so that a slow moment of the machine hits
+both. The last column is the share of that peak, for kernels that multiply matrices, or gigabytes a
+second, for those that only move and map.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+import fastbp as fb
+from benchmarks.peak import gigaflops
+from fastbp.activations import Tanh
+from fastbp.backends.contract import KERNELS, Batch, Scalar
+from fastbp.backends.cpu import product
+from fastbp.backends.cpu.compiler import compile_product
+from fastbp.backends.cpu.engine import bind_kernel
+from fastbp.backends.cpu.intrinsics import call_kernel
+from fastbp.backends.cpu.tuning import tile_shape
+from fastbp.losses import Mse
+from fastbp.plan import Step
+
+ROUNDS, SECONDS = 7, 0.02
+
+
+class Tensor:
+    """A matrix in panels, or row by row, on a line's boundary."""
+
+    def __init__(self, matrix: Any, dtype: str, *, panels: bool = True) -> None:
+        matrix = np.atleast_2d(np.asarray(matrix))
+        self.rows, self.columns = matrix.shape
+        line = 64 // np.dtype(dtype).itemsize
+        self.panel = 2 * line if panels else self.columns
+        self.padded = -(-self.columns // line) * line if panels else self.columns
+        raw = np.zeros(self.rows * self.padded + line, dtype=dtype)
+        start = (-raw.ctypes.data % 64) // raw.itemsize
+        self.flat = raw[start : start + self.rows * self.padded]
+        self.fill(matrix)
+
+    def views(self) -> list[Any]:
+        """The panels as matrices."""
+        found = []
+        for column in range(0, self.padded, self.panel):
+            width = min(self.panel, self.padded - column)
+            part = self.flat[column * self.rows : (column + width) * self.rows]
+            found.append(part.reshape(self.rows, width))
+        return found
+
+    def fill(self, matrix: Any) -> None:
+        """Set all elements."""
+        padded = np.zeros((self.rows, self.padded), dtype=self.flat.dtype)
+        padded[:, : self.columns] = matrix
+        column = 0
+        for view in self.views():
+            view[:] = padded[:, column : column + view.shape[1]]
+            column += view.shape[1]
+
+    def read(self) -> Any:
+        """The matrix in float64."""
+        return np.hstack(self.views())[:, : self.columns].astype(np.float64)
+
+    @property
+    def entry(self) -> list[int]:
+        """Address, rows and padded columns."""
+        return [self.flat.ctypes.data, self.rows, self.padded]
+
+
+@dataclass
+class Case:
+    """One kernel on some tensors.
+
+    Attributes
+    ----------
+    kernel : str
+    tensors : dict
+        By the names of the contract; None for an absent one.
+    sizes : tuple of int
+    spans : list of (int, int)
+        The rows that each call works on.
+    expected : dict
+        What tensors hold after all spans ran once, in float64.
+    flops, bytes : float
+        Of all spans.
+    law : object, optional
+    """
+
+    kernel: str
+    tensors: dict[str, Tensor | None]
+    sizes: tuple[int, ...]
+    spans: list[tuple[int, int]]
+    expected: dict[str, Any]
+    flops: float = 0.0
+    bytes: float = 0.0
+    law: Any = None
+
+
+def integers(values: Any) -> Tensor:
+    """A vector of int64."""
+    return Tensor(values, "int64")
+
+
+def batch_tensor(rows: int) -> Tensor:
+    """The batch of all rows."""
+    values = np.zeros(int(Batch.COUNT))
+    values[[Batch.ROWS, Batch.DATA_ROWS, Batch.BEGINS, Batch.ENDS, Batch.ORDER_END]] = (
+        rows, rows, 1, 1, rows
+    )  # fmt: skip
+    return integers(values)
+
+
+def shuffled_batch(rows: int) -> Tensor:
+    """The batch of all rows in a random order, which is not known yet."""
+    tensor = batch_tensor(rows)
+    tensor.flat[[Batch.SHUFFLE, Batch.BITS, Batch.ORDER_END]] = 1, fb.shuffle.index_bits(rows), 0
+    return tensor
+
+
+def scalars_tensor() -> Tensor:
+    """Scalars with a gradient's scale of one half."""
+    values = np.zeros(int(Scalar.COUNT))
+    values[[Scalar.GRADIENT_SCALE, Scalar.CLIP_SCALE, Scalar.STEP]] = 0.5, 1.0, 1.0
+    return Tensor(values, "float64")
+
+
+def cases(dtype: str, n: int, width: int) -> list[Case]:
+    """All kernels on n rows, between layers of a width."""
+    rng = np.random.default_rng(0)
+    real = np.dtype(dtype)
+    panel = 128 // real.itemsize
+    A, D = rng.normal(size=(n, width)), rng.normal(size=(n, width))
+    W, b = rng.normal(size=(width, width)) / np.sqrt(width), rng.normal(size=width)
+    A, D, W, b = (array.astype(dtype).astype(np.float64) for array in (A, D, W, b))
+    y, o = rng.normal(size=(n, 4)), rng.normal(size=(n, 4))
+    rows = [(0, n)]
+    tiles = [
+        (p * width + r, p * width + min(r + 2 * panel, width))
+        for p in range(-(-width // panel))
+        for r in range(0, width, 2 * panel)
+    ]
+    square, item = 2.0 * n * width * width, real.itemsize
+    z = A @ W + b
+    thin_z = A @ W[:, :4] + b[:4]
+    zeros, wide = np.zeros((n, width)), np.zeros((width, width))
+    none = Tensor(np.zeros(1), dtype)
+    sums = Tensor(np.zeros(len(tiles)), "float64")
+    gradient = 0.5 * A.T @ D
+    sgd, stepped = fb.SGD(0.1), W - 0.01 * gradient
+    index = integers(np.arange(n))
+
+    def t(matrix: Any) -> Tensor:
+        return Tensor(matrix, dtype)
+
+    softmax = np.exp(o) / np.exp(o).sum(axis=1, keepdims=True)
+    labels = np.arange(n) % 4
+    return [
+        Case("order_rows", {"row_index": integers(np.zeros(n)),
+                            "keys": integers(fb.shuffle.round_keys(1, 1)),
+                            "batch": shuffled_batch(n)}, (), [(0, 0)],
+             {"row_index": np.arange(n)[None]}, bytes=8 * n),
+        Case("gather_inputs", {"inputs": t(zeros), "data_inputs": Tensor(A, dtype, panels=False),
+                               "row_index": index, "batch": batch_tensor(n)}, (width,), rows,
+             {"inputs": A}, bytes=2 * item * n * width),
+        Case("dense_forward", {"output": t(zeros), "derivative": t(zeros), "inputs": t(A),
+                               "weight": t(W), "bias": t(b), "settings": none},
+             (width, width, 0), rows, {"output": np.tanh(z), "derivative": 1 - np.tanh(z) ** 2},
+             flops=square, law=Tanh()),
+        Case("dense_forward", {"output": t(zeros[:, :4]), "derivative": t(zeros[:, :4]),
+                               "inputs": t(A), "weight": t(W[:, :4].T), "bias": t(b[:4]),
+                               "settings": none}, (width, 4, 1), rows,
+             {"output": np.tanh(thin_z)}, flops=8.0 * n * width, law=Tanh()),
+        Case("dense_backward_data", {"input_delta": t(zeros), "delta": t(D),
+                                     "transposed_weight": t(W.T)}, (width, width, 1), rows,
+             {"input_delta": D @ W.T}, flops=square),
+        Case("elementwise_loss", {"row_loss": t(np.zeros(n)), "row_weight": t(np.zeros(n)),
+                                  "delta": t(o), "output": t(o),
+                                  "data_targets": Tensor(y, dtype, panels=False),
+                                  "data_weights": None, "row_index": index,
+                                  "batch": batch_tensor(n), "settings": none}, (4,), rows,
+             {"row_loss": ((o - y) ** 2).mean(axis=1)[None]}, bytes=5 * item * n * 4, law=Mse()),
+        Case("cross_entropy_loss", {"row_loss": t(np.zeros(n)), "row_weight": t(np.zeros(n)),
+                                    "delta": t(o), "output": t(o),
+                                    "data_targets": Tensor(labels[:, None], "int64", panels=False),
+                                    "data_weights": None, "row_index": index,
+                                    "batch": batch_tensor(n)}, (4,), rows,
+             {"row_loss": -np.log(softmax[np.arange(n), labels])[None]}, bytes=4 * item * n * 4),
+        Case("multiply_cotangent", {"delta": t(D), "batch": batch_tensor(n),
+                                    "data_cotangent": Tensor(np.ones((n, width)), dtype,
+                                                             panels=False)}, (width,), rows,
+             {"delta": D}, bytes=3 * item * n * width),
+        Case("store_rows", {"data_outputs": Tensor(zeros, dtype, panels=False), "source": t(D),
+                            "batch": batch_tensor(n)}, (width,), rows,
+             {"data_outputs": D}, bytes=2 * item * n * width),
+        Case("dense_weight_gradient", {"gradient": t(wide), "tile_norm": sums, "tile_penalty": sums,
+                                       "parameter": t(W), "penalties": Tensor([0, 0], "float64"),
+                                       "inputs": t(A), "delta": t(D), "scalars": scalars_tensor(),
+                                       "batch": batch_tensor(n)}, (2 * panel, 0), tiles,
+             {"gradient": gradient}, flops=square),
+        Case("dense_bias_gradient", {"gradient": t(np.zeros(width)), "tile_norm": sums,
+                                     "tile_penalty": sums, "delta": t(D),
+                                     "scalars": scalars_tensor(), "batch": batch_tensor(n)},
+             (1000, 0), [(0, -(-width // panel))], {"gradient": 0.5 * D.sum(axis=0)[None]},
+             bytes=item * n * width),
+        Case("dense_step", {"parameter": t(W), "slots": None, "transposed": t(wide),
+                            "tile_norm": sums, "tile_penalty": sums,
+                            "penalties": Tensor([0, 0], "float64"), "inputs": t(A), "delta": t(D),
+                            "scalars": scalars_tensor(), "batch": batch_tensor(n),
+                            "coefficients": t([0.01]), "clip": t(np.inf)}, (width, 2 * panel, 0, 0),
+             tiles, {"parameter": stepped, "transposed": stepped.T}, flops=square, law=sgd),
+        Case("update_parameters", {"parameter": t(W), "slots": None, "gradient": t(gradient),
+                                   "coefficients": t([0.01]), "clip": t(np.inf),
+                                   "scalars": scalars_tensor()}, (width, 1), tiles,
+             {"parameter": stepped}, bytes=3 * item * width * width, law=sgd),
+        Case("transpose_weight", {"transposed": t(wide), "parameter": t(W)}, (width,), tiles,
+             {"transposed": W.T}, bytes=2 * item * width * width),
+        Case("reduce_loss", {"scalars": scalars_tensor(), "row_loss": t(np.ones(n)),
+                             "row_weight": t(np.ones(n)), "batch": batch_tensor(n)}, (), [(0, 0)],
+             {}, bytes=2 * item * n),
+        Case("reduce_tiles", {"scalars": scalars_tensor(), "tile_norm": sums,
+                              "tile_penalty": sums}, (len(tiles),), [(0, 0)], {},
+             bytes=16 * len(tiles)),
+        Case("begin_step", {"coefficients": t(np.zeros(8)), "carry": Tensor([0], "float64"),
+                            "scalars": scalars_tensor(),
+                            "settings": Tensor(fb.Adam().settings, "float64")}, (), [(0, 0)],
+             {}, bytes=64, law=fb.Adam()),
+    ]  # fmt: skip
+
+
+@njit(nogil=True)
+def repeat(times, address, arguments, spans, reset):
+    """Call a kernel on all spans, so many times; `reset` is set to zero before each."""
+    for _ in range(times):
+        reset[0] = 0
+        for i in range(spans.shape[0]):
+            call_kernel(address, arguments.ctypes.data, spans[i, 0], spans[i, 1])
+
+
+def prepare(case: Case, dtype: str) -> Callable[[int], None]:
+    """The calls of a case, bound to its tensors; how often is the argument."""
+    contract = KERNELS[case.kernel]
+    numbers: list[int] = []
+    for name in contract.tensors:
+        tensor = case.tensors[name]
+        numbers += [0, 0, 0] if tensor is None else tensor.entry
+    numbers += case.sizes
+    if contract.product:
+        numbers.append(compile_product(product.multiply, dtype, tile_shape()))
+    arguments = np.array(numbers, dtype=np.int64)
+    address = bind_kernel(Step(case.kernel, contract.tensors, case.sizes, case.law), dtype)
+    spans = np.array(case.spans, dtype=np.int64)
+    reset = np.zeros(1, dtype=np.int64)
+    batch = case.tensors.get("batch")
+    if case.kernel == "order_rows" and batch is not None:  # or it would find its work done
+        reset = batch.flat[int(Batch.ORDER_END) :]
+
+    def run(times: int) -> None:
+        repeat(times, address, arguments, spans, reset)
+
+    return run
+
+
+def check(case: Case, dtype: str) -> float:
+    """The largest scaled error after one run; raises where it is beyond rounding."""
+    worst = 0.0
+    for name, expected in case.expected.items():
+        tensor = case.tensors[name]
+        assert tensor is not None
+        found = tensor.read()
+        if name == "row_index":
+            found = np.sort(found)
+        scale = max(1.0, float(np.abs(expected).max()))
+        worst = max(worst, float(np.abs(found - expected).max()) / scale)
+    if worst > 400 * np.finfo(dtype).eps:
+        raise AssertionError(f"{case.kernel}: scaled error {worst:.1e}")
+    return worst
+
+
+def seconds_of(run: Callable[[int], None]) -> float:
+    """Seconds of one run, over about `SECONDS`."""
+    times, elapsed = 1, 0.0
+    while elapsed < SECONDS / 4:
+        times *= 4
+        started = time.perf_counter()
+        run(times)
+        elapsed = time.perf_counter() - started
+    return elapsed / times
+
+
+def main() -> None:
+    """Check and time the chosen kernels."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("kernels", nargs="*", help=f"all, or some of {', '.join(KERNELS)}")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--width", type=int, default=256)
+    options = parser.parse_args()
+    print(f"{options.rows} rows, layers of {options.width}, {options.dtype}\n")
+    print("| kernel | scaled error | us | of peak | GB/s |\n|---|---|---|---|---|")
+    for case in cases(options.dtype, options.rows, options.width):
+        if options.kernels and case.kernel not in options.kernels:
+            continue
+        run = prepare(case, options.dtype)
+        run(1)
+        worst = check(case, options.dtype)
+        times, shares = [], []
+        for _ in range(ROUNDS):
+            peak = gigaflops(options.dtype, 1, SECONDS)
+            times.append(seconds_of(run))
+            shares.append(case.flops / times[-1] * 1e-9 / peak)
+        share = f"{100 * statistics.median(shares):.0f}%" if case.flops else ""
+        rate = f"{case.bytes / statistics.median(times) * 1e-9:.1f}" if case.bytes else ""
+        print(
+            f"| {case.kernel} | {worst:.0e} | {statistics.median(times) * 1e6:.2f} "
+            f"| {share} | {rate} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The tables of a plan while it is being laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastbp.network import Network
+from fastbp.plan.plan import Geometry, Step, Tensor
+
+__all__ = ["ITEM_BYTES", "ORDERED_ROWS", "PlanBuilder"]
+
+# The order of the rows is worked out for at least so many at a time: a vector's worth costs what
+# one row costs.
+ORDERED_ROWS = 512
+
+ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8}
+
+
+class PlanBuilder:
+    """Collects the tables of a plan; layers add their own rows to it."""
+
+    def __init__(self, network: Network, dtype: str, batch_rows: int, geometry: Geometry) -> None:
+        self.network = network
+        self.dtype = dtype
+        self.batch_rows = batch_rows
+        self.geometry = geometry
+        self.segment_rows = min(batch_rows, geometry.segment_rows)
+        self.line = geometry.alignment // ITEM_BYTES[dtype]
+        self.specifications = dict(network.parameters())
+        self.turned: set[str] = set()
+        self.tensors: dict[str, Tensor] = {}
+        self.kinds: dict[str, str] = {}
+        self.lengths: dict[str, int] = {}
+        self.values: dict[str, tuple[float, ...]] = {}
+        self.propagation: list[Step] = []
+        self.gradients: dict[str, tuple[str, str | None, str]] = {}
+
+    # Tensors.
+
+    def add(self, name: str, slab: str, rows: int, columns: int, kind: str = "real") -> str:
+        """Lay a matrix at the end of a slab, its columns padded to whole lines."""
+        unit = self.geometry.alignment // ITEM_BYTES[self.dtype if kind == "real" else kind]
+        offset = self.lengths.get(slab, 0)
+        tensor = Tensor(name, slab, rows, columns, -(-columns // unit) * unit, offset)
+        self.kinds[slab] = kind
+        self.lengths[slab] = offset + tensor.elements
+        self.tensors[name] = tensor
+        return name
+
+    def add_rows(self, name: str, slab: str, columns: int) -> str:
+        """A matrix with a row for each row of a segment."""
+        return self.add(name, slab, self.segment_rows, columns)
+
+    def add_vector(self, name: str, slab: str, length: int, kind: str) -> str:
+        """A vector: a matrix of one row."""
+        return self.add(name, slab, 1, length, kind)
+
+    def add_values(self, name: str, values: Sequence[float], kind: str = "real") -> str:
+        """A vector of constants that is filled once."""
+        slab = "settings" if kind == "real" else "constants"
+        self.values[name] = tuple(values)
+        return self.add_vector(name, slab, max(len(values), 1), kind)
+
+    def add_data(self, name: str, columns: int) -> str:
+        """A matrix in the caller's arrays, bound before each run."""
+        self.tensors[name] = Tensor(name, "data", 0, columns, columns, 0)
+        return name
+
+    def absent(self) -> str:
+        """The name of the tensor that is not there."""
+        self.tensors["none"] = Tensor("none", "data", 0, 0, 0, 0)
+        return "none"
+
+    def transpose(self, weight: str) -> str:
+        """A weight as (units, inputs): itself, or a copy that the weight pass keeps up to date."""
+        if weight in self.turned:
+            return weight
+        name = f"{weight}.transposed"
+        if name not in self.tensors:
+            source = self.tensors[weight]
+            self.add(name, "transposed", source.columns, source.rows)
+        return name
+
+    def is_weight(self, parameter: str) -> bool:
+        """Whether a parameter tensor is a weight; others are one row, and a tile spans panels."""
+        return self.specifications[parameter].is_weight
+
+    def is_turned(self, weight: str) -> bool:
+        """Whether a weight lies as (units, inputs)."""
+        return weight in self.turned
+
+    def add_parameters(self) -> None:
+        """Lay out the parameters; the weights of thin layers lie the other way round."""
+        for name, specification in self.network.parameters():
+            rows, columns = specification.matrix_shape
+            if specification.is_weight and self.is_thin(rows, columns):
+                self.turned.add(name)
+                rows, columns = columns, rows
+            self.add(name, "parameters", rows, columns)
+
+    def is_thin(self, inputs: int, units: int) -> bool:
+        """Whether sums along the inputs take fewer instructions than a padded line of units.
+
+        A row of one unit takes a multiply-add for each line of inputs and about three operations to
+        add up its lanes; padded to a line, all units of a row take one multiply-add an input. The
+        factor of two is measured: the first kind waits for its operands more.
+        """
+        return units <= self.line and 2 * units * (-(-inputs // self.line) + 3) <= inputs
+
+    # Layers.
+
+    def sizes(self, index: int) -> tuple[int, int]:
+        """Inputs and outputs of a layer."""
+        sizes = self.network.sizes
+        return sizes[index], sizes[index + 1]
+
+    def input_name(self, index: int) -> str:
+        """The tensor that a layer reads."""
+        return f"{index - 1}.output" if index else "inputs"
+
+    # Steps.
+
+    def add_step(
+        self, kernel: str, tensors: Sequence[str], sizes: Sequence[int], law: Any = None
+    ) -> None:
+        """Add a step of the propagation pass; a law's settings become its last tensor."""
+        names = list(tensors)
+        if law is not None:
+            names.append(self.add_values(f"settings.{len(self.propagation)}", law.settings))
+        self.propagation.append(Step(kernel, tuple(names), tuple(sizes), law))
+
+    def add_gradient(self, kind: str, parameter: str, inputs: str | None, delta: str) -> None:
+        """Say of what a parameter's gradient is made: ``inputs.T @ delta``, or delta's sums.
+
+        `kind` begins the names of the kernels that work it out. Which of them run, and on which
+        tiles, is settled when the weight pass is laid out.
+        """
+        self.gradients[parameter] = kind, inputs, delta

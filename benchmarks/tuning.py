@@ -25,9 +25,10 @@ NETWORKS = {
     "tiny 4-32-32-1, batch 32": (fb.mlp(4, 32, 32, 1, activation="tanh"), 32),
     "surrogate 8-64-64-1, batch 256": (fb.mlp(8, 64, 64, 1, activation="tanh"), 256),
     "actor 17-256-256-6, batch 256": (fb.mlp(17, 256, 256, 6), 256),
+    "higgs 28-5x300-1, batch 100": (fb.mlp(28, *[300] * 5, 1, activation="tanh"), 100),
     "mnist 784-128-10, batch 128": (fb.mlp(784, 128, 10), 128),
 }
-ROUNDS, SECONDS = 5, 0.15
+ROUNDS, SECONDS = 5, 0.1
 
 
 def make_engine(network, batch, geometry, parallel, threads):
@@ -63,11 +64,12 @@ def microseconds(engine):
     return (time.perf_counter() - started) / steps * 1e6
 
 
-def compare(configurations):
+def compare(configurations, networks=None):
     """Median microseconds a step of each (geometry, parallel, threads), for each network."""
+    networks = networks or NETWORKS
     print("| network | " + " | ".join(configurations) + " |")
     print("|---" * (1 + len(configurations)) + "|")
-    for name, (network, batch) in NETWORKS.items():
+    for name, (network, batch) in networks.items():
         engines = {
             key: make_engine(network, batch, *arguments)
             for key, arguments in configurations.items()
@@ -93,15 +95,23 @@ def main():
     compare(
         {
             f"{rows} rows": (dataclasses.replace(base, row_block=rows), False, 1)
-            for rows in (4, 8, 16, 32, 64, 256)
+            for rows in (16, 32, 64, 128, 256)
         }
     )
     print("Tile of parameters, serial:\n")
     compare(
         {
             f"{size} elements": (dataclasses.replace(base, tile_elements=size), False, 1)
-            for size in (1024, 2048, 4096, 8192, 16384, 65536)
+            for size in (1024, 2048, 4096, 8192)
         }
+    )
+    print("Rows of a segment, serial, one batch of all rows:\n")
+    compare(
+        {
+            f"{rows} rows": (dataclasses.replace(base, segment_rows=rows), False, 1)
+            for rows in (128, 256, 1024, 4096, 10_000)
+        },
+        {"simplechains 4-32-16-4, 10,000 rows": (fb.mlp(4, 32, 16, 4, activation="tanh"), 10_000)},
     )
     if most > 1:
         print("Serial and parallel, beside the multiply-adds of a step:\n")
@@ -111,15 +121,7 @@ def main():
         compare(
             {
                 "serial": (base, False, 1),
-                **{
-                    f"parallel, {threads} threads, blocks of {rows}": (
-                        dataclasses.replace(base, row_block=rows),
-                        True,
-                        threads,
-                    )
-                    for threads in (2,)
-                    for rows in (16, 32)
-                },
+                "parallel, 2 threads": (base, True, 2),
             }
         )
 

@@ -49,6 +49,9 @@ SHAPES = [
     (64, 33, 32),
     (65, 16, 48),
     (130, 20, 8),
+    (9, 300, 40),
+    (3, 530, 5),
+    (270, 6, 3),
 ]
 DTYPES = ["float32", "float64"]
 # Sums have up to 129 terms of size one; rounding grows like their number at worst.

@@ -16,6 +16,7 @@ from numba import types
 from numba.extending import intrinsic, register_jitable
 
 from fastbp.backends.cpu.intrinsics import call_product, offset
+from fastbp.backends.cpu.tuning import DEPTH_BLOCK
 from fastbp.backends.cpu.vectors import (
     I64,
     ITEM_BYTES,
@@ -81,28 +82,31 @@ def multiply_panels(
 ):
     """target = start + A B, A being rows of a matrix in panels and B one panel.
 
+    The depth is taken in blocks, so that a block of B stays in the first-level cache for all rows;
+    each chain goes on where the block before left it.
+
     Rows first <= i < first + rows of A, which is `height` rows high, `depth` columns wide and
     `padded` with its padding; `target`, `start` and `b` are `width` wide.
     """
     panel = 2 * lanes
     wide = padded - padded % panel
     begun = min(depth, wide)
-    if begun > 0:
+    for k in range(0, begun, DEPTH_BLOCK):
         call_product(
             product,
             target,
             width,
             start,
             start_stride,
-            offset(a, first * panel),
+            offset(a, k * height + first * panel),
             panel,
             1,
             panel,
             height * panel,
             rows,
-            b,
+            offset(b, k * width),
             width,
-            begun,
+            min(DEPTH_BLOCK, begun - k),
             width,
         )
         start, start_stride = target, width

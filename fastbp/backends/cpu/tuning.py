@@ -13,6 +13,7 @@ from fastbp.plan import Geometry
 
 __all__ = [
     "BLOCK_ROWS",
+    "DEPTH_BLOCK",
     "GEOMETRY",
     "PARALLEL_MULTIPLY_ADDS",
     "TILE_SHAPES",
@@ -56,6 +57,11 @@ def tile_shape() -> TileShape:
         return TILE_SHAPES["avx512"]
     return TILE_SHAPES["avx2" if {"+avx", "+avx2"} & enabled else "neon"]
 
+
+# Depth that a product goes through at a time: 256 rows of a panel are 32 KiB, which stay in a
+# first-level cache of 48 KiB. An undivided panel of depth 2048 comes from the second-level cache
+# for every tile, which costs a third of the speed (python -m benchmarks.lab.tiles).
+DEPTH_BLOCK = 256
 
 # Rows that a propagation kernel finishes while they are in the first-level cache.
 BLOCK_ROWS = 64

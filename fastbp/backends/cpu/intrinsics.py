@@ -26,7 +26,6 @@ __all__ = [
     "read_tuple",
     "size",
     "stack_array",
-    "table",
     "vector",
     "write_tuple",
 ]
@@ -175,7 +174,7 @@ def call_product(
     return signature, generate
 
 
-# Reading a kernel's row of arguments: address, rows and leading dimension of each tensor, then the
+# Reading a kernel's row of arguments: address, rows and padded columns of each tensor, then the
 # sizes.
 
 
@@ -201,13 +200,6 @@ def height(arguments, position):
 def is_present(arguments, position):
     """Whether an optional tensor argument is there."""
     return arguments[3 * position + 1] > 0
-
-
-@register_jitable
-def table(arguments, position, kind):
-    """A tensor of the caller's as a two-dimensional array (rows, columns)."""
-    shape = (arguments[3 * position + 1], arguments[3 * position + 2])
-    return carray(as_pointer(arguments[3 * position], kind), shape)
 
 
 @register_jitable

@@ -30,7 +30,7 @@ class TileShape(NamedTuple):
     height: int
 
 
-# 8 x 2 vectors are 16 accumulators: four times what two units of four cycles' latency need. Each
+# 8 x 2 vectors are 16 accumulators: twice what two units of four cycles' latency need. Each
 # depth loads 8 + 2 values for its 16 multiply-adds, so the two load ports keep up, and 8 divides
 # the usual batches and widths. AVX2 has 16 registers: 12 accumulators, two vectors, one broadcast.
 # NEON has 32 registers of 128 bits: 24 accumulators.
@@ -60,7 +60,7 @@ def tile_shape() -> TileShape:
 
 # Depth that a product goes through at a time: 256 rows of a panel are 32 KiB, which stay in a
 # first-level cache of 48 KiB. An undivided panel of depth 2048 comes from the second-level cache
-# for every tile, which costs a third of the speed (python -m benchmarks.lab.tiles).
+# for every tile, which costs a tenth of the speed or more (python -m benchmarks.lab.tiles).
 DEPTH_BLOCK = 256
 
 # Rows that a propagation kernel finishes while they are in the first-level cache.

@@ -3,6 +3,7 @@
 import ctypes
 
 import numpy as np
+import pytest
 
 from fastbp.backends.contract import KERNELS, Batch, Scalar
 from fastbp.backends.cpu import product
@@ -14,6 +15,48 @@ from fastbp.plan import Step
 GUARD = 16  # elements on either side
 CANARY = 12345.0
 INTEGER_POISON = -(2**40)
+
+
+# (rows, features, units): 1, primes, and tile - 1, tile, tile + 1 of register tiles (8 rows, 8, 16 or
+# 32 columns) and of blocks of 64 rows.
+SHAPES = [
+    (1, 1, 1),
+    (2, 3, 5),
+    (3, 7, 2),
+    (4, 4, 64),
+    (5, 8, 65),
+    (7, 13, 63),
+    (8, 64, 16),
+    (9, 65, 17),
+    (31, 5, 31),
+    (33, 63, 7),
+    (6, 127, 129),
+    (4, 128, 1),
+    (1, 67, 70),
+    (63, 32, 33),
+    (64, 33, 32),
+    (65, 16, 48),
+    (130, 20, 8),
+    (9, 300, 40),
+    (3, 530, 5),
+    (270, 6, 3),
+]
+DTYPES = ["float32", "float64"]
+# Sums have up to 129 terms of size one; rounding grows like their number at worst.
+BOUND = {"float32": 64 * 2**-23, "float64": 64 * 2**-52}
+
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+dtypes = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def close(found, expected, dtype):
+    scale = max(1.0, np.abs(expected).max(initial=0.0))
+    assert np.all(np.isfinite(found))
+    assert np.max(np.abs(found - expected), initial=0.0) <= BOUND[dtype] * scale
+
+
+def generator(*key):
+    return np.random.default_rng([*key])
 
 
 def panel_columns(dtype):

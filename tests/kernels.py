@@ -9,7 +9,7 @@ from fastbp.backends.contract import KERNELS, Batch, Scalar
 from fastbp.backends.cpu import product
 from fastbp.backends.cpu.compiler import compile_product
 from fastbp.backends.cpu.engine import bind_kernel
-from fastbp.backends.cpu.tuning import tile_shape
+from fastbp.backends.cpu.tuning import PANEL_LINES, tile_shape
 from fastbp.plan import Step
 
 GUARD = 16  # elements on either side
@@ -60,8 +60,8 @@ def generator(*key):
 
 
 def panel_columns(dtype):
-    """Columns of a whole panel: two lines of 64 bytes."""
-    return 128 // np.dtype(dtype).itemsize
+    """Columns of a whole panel: four lines of 64 bytes."""
+    return 256 // np.dtype(dtype).itemsize
 
 
 class Tensor:
@@ -166,7 +166,10 @@ def row_of_arguments(name, tensors, sizes, dtype):
     numbers = [n for argument in contract.tensors for n in tensors[argument].entry]
     numbers += list(sizes)
     if contract.product:
-        numbers.append(compile_product(product.multiply, dtype, tile_shape()))
+        numbers += [
+            compile_product(product.multiply, dtype, tile_shape(lines))
+            for lines in range(1, PANEL_LINES + 1)
+        ]
     return np.array(numbers, dtype=np.int64)
 
 

@@ -11,12 +11,10 @@ from kernels import CANARY, GUARD
 
 from fastbp.backends.cpu import product
 from fastbp.backends.cpu.compiler import compile_product
-from fastbp.backends.cpu.tuning import TILE_SHAPES, tile_shape
+from fastbp.backends.cpu.tuning import PANEL_LINES, TILE_SHAPES, tile_shape
 
 INTEGER, POINTER = ctypes.c_int64, ctypes.c_void_p
-ARGUMENTS = (
-    [POINTER, INTEGER, POINTER, INTEGER, POINTER] + [INTEGER] * 5 + [POINTER] + [INTEGER] * 3
-)
+ARGUMENTS = [POINTER, POINTER, INTEGER, POINTER] + [INTEGER] * 5 + [POINTER, INTEGER]
 
 
 def aligned(elements, dtype, fill):
@@ -33,7 +31,7 @@ def multiply(shape, dtype, A, B, start, layout):
     (rows, depth), columns = A.shape, B.shape[1]
     line = 64 // np.dtype(dtype).itemsize
     width = -(-columns // line) * line
-    panel = 2 * line
+    panel = PANEL_LINES * line
     packed = np.zeros((depth, width), dtype)
     packed[:, :columns] = B
     _, b = aligned(depth * width, dtype, packed.ravel())
@@ -51,12 +49,12 @@ def multiply(shape, dtype, A, B, start, layout):
         a = np.ascontiguousarray(A.T)
         strides = (1, rows, depth, 0)
     function = ctypes.CFUNCTYPE(None, *ARGUMENTS)(
-        compile_product(product.multiply, dtype, TILE_SHAPES[shape])
+        compile_product(product.multiply, dtype, TILE_SHAPES[shape][width // line - 1])
     )
     stride = width if start.shape[0] > 1 or rows == 1 else 0
     function(
-        target.ctypes.data, width, begin.ctypes.data, stride, a.ctypes.data, *strides,
-        rows, b.ctypes.data, width, depth, width,
+        target.ctypes.data, begin.ctypes.data, stride, a.ctypes.data, *strides,
+        rows, b.ctypes.data, depth,
     )  # fmt: skip
     first = (target.ctypes.data - raw.ctypes.data) // raw.itemsize
     outside = np.concatenate([raw[:first], raw[first + target.size :]])
@@ -70,8 +68,9 @@ def multiply(shape, dtype, A, B, start, layout):
 def test_every_shape_of_tile(rows, layout, dtype):
     rng = np.random.default_rng([rows, len(layout)])
     line = 64 // np.dtype(dtype).itemsize
-    for depth in (1, 2, 2 * line - 1, 2 * line, 2 * line + 1, 70):
-        for columns in (1, line, line + 1, 2 * line):
+    panel = PANEL_LINES * line
+    for depth in (1, 2, panel - 1, panel, panel + 1, 150):
+        for columns in (1, line, line + 1, 3 * line - 1, panel):
             for start_rows in (1, rows):
                 A = rng.normal(size=(rows, depth)).astype(dtype)
                 B = rng.normal(size=(depth, columns)).astype(dtype)
@@ -94,6 +93,6 @@ def test_the_shape_follows_the_features_of_the_processor(monkeypatch):
         ("+neon,+fp-armv8", "neon"),
     ]:
         monkeypatch.setattr(config, "CPU_FEATURES", features)
-        assert tile_shape() == TILE_SHAPES[shape]
+        assert [tile_shape(lines) for lines in (1, 2, 3, 4)] == list(TILE_SHAPES[shape])
     monkeypatch.setenv("FASTBP_TILE_SHAPE", "avx2")
-    assert tile_shape() == TILE_SHAPES["avx2"]
+    assert tile_shape(4) == TILE_SHAPES["avx2"][3]

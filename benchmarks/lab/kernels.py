@@ -28,7 +28,7 @@ from fastbp.backends.cpu import product
 from fastbp.backends.cpu.compiler import compile_product
 from fastbp.backends.cpu.engine import bind_kernel
 from fastbp.backends.cpu.intrinsics import call_kernel
-from fastbp.backends.cpu.tuning import tile_shape
+from fastbp.backends.cpu.tuning import PANEL_LINES, tile_shape
 from fastbp.losses import Mse
 from fastbp.plan import Step
 
@@ -42,7 +42,7 @@ class Tensor:
         matrix = np.atleast_2d(np.asarray(matrix))
         self.rows, self.columns = matrix.shape
         line = 64 // np.dtype(dtype).itemsize
-        self.panel = 2 * line if panels else self.columns
+        self.panel = PANEL_LINES * line if panels else self.columns
         self.padded = -(-self.columns // line) * line if panels else self.columns
         raw = np.zeros(self.rows * self.padded + line, dtype=dtype)
         start = (-raw.ctypes.data % 64) // raw.itemsize
@@ -138,7 +138,7 @@ def cases(dtype: str, n: int, width: int) -> list[Case]:
     """All kernels on n rows, between layers of a width."""
     rng = np.random.default_rng(0)
     real = np.dtype(dtype)
-    panel = 128 // real.itemsize
+    panel = 64 * PANEL_LINES // real.itemsize
     A, D = rng.normal(size=(n, width)), rng.normal(size=(n, width))
     W, b = rng.normal(size=(width, width)) / np.sqrt(width), rng.normal(size=width)
     A, D, W, b = (array.astype(dtype).astype(np.float64) for array in (A, D, W, b))
@@ -255,7 +255,10 @@ def prepare(case: Case, dtype: str) -> Callable[[int], None]:
         numbers += [0, 0, 0] if tensor is None else tensor.entry
     numbers += case.sizes
     if contract.product:
-        numbers.append(compile_product(product.multiply, dtype, tile_shape()))
+        numbers += [
+            compile_product(product.multiply, dtype, tile_shape(lines))
+            for lines in range(1, PANEL_LINES + 1)
+        ]
     arguments = np.array(numbers, dtype=np.int64)
     address = bind_kernel(Step(case.kernel, contract.tensors, case.sizes, case.law), dtype)
     spans = np.array(case.spans, dtype=np.int64)

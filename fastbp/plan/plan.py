@@ -9,7 +9,9 @@ from typing import Any
 from fastbp.network import Network
 from fastbp.text import table
 
-__all__ = ["Geometry", "Plan", "Slab", "Step", "Tensor", "Tile"]
+__all__ = ["ITEM_BYTES", "Geometry", "Plan", "Slab", "Step", "Tensor", "Tile"]
+
+ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8}
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Geometry:
     ----------
     alignment : int
         Bytes of a line; every tensor and every row of a panel starts at a multiple.
+    panel_lines : int
+        Lines of a row of a panel.
     row_block : int
         Rows of the batch that the propagation pass takes through all layers at a time.
     tile_elements : int
@@ -32,6 +36,7 @@ class Geometry:
     """
 
     alignment: int
+    panel_lines: int
     row_block: int
     tile_elements: int
     segment_rows: int
@@ -51,7 +56,7 @@ class Slab:
 class Tensor:
     """A matrix inside a slab, in panels; `data` tensors lie in the caller's arrays, row by row.
 
-    A panel holds two lines' worth of columns (one, where that is enough for the last columns) of
+    A panel holds some lines' worth of columns (fewer, where that is enough for the last columns) of
     all rows. Panels follow each other, so the panel that begins at column c begins at number
     ``offset + c * rows`` of the slab.
     """
@@ -147,6 +152,11 @@ class Plan:
     reduce_tiles: Step | None
     clip_norm: float | None
     multiply_adds: int
+
+    @property
+    def line(self) -> int:
+        """Numbers in a line."""
+        return self.geometry.alignment // ITEM_BYTES[self.dtype]
 
     def __str__(self) -> str:
         lines = [

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastbp.network import Network
-from fastbp.plan.plan import Geometry, Step, Tensor
+from fastbp.plan.plan import ITEM_BYTES, Geometry, Step, Tensor
 
-__all__ = ["ITEM_BYTES", "ORDERED_ROWS", "PlanBuilder"]
+__all__ = ["ORDERED_ROWS", "PlanBuilder"]
 
 # The order of the rows is worked out for at least so many at a time: a vector's worth costs what
 # one row costs.
 ORDERED_ROWS = 512
-
-ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8}
 
 
 class PlanBuilder:
@@ -27,6 +25,7 @@ class PlanBuilder:
         self.geometry = geometry
         self.segment_rows = min(batch_rows, geometry.segment_rows)
         self.line = geometry.alignment // ITEM_BYTES[dtype]
+        self.panel = geometry.panel_lines * self.line
         self.specifications = dict(network.parameters())
         self.turned: set[str] = set()
         self.tensors: dict[str, Tensor] = {}

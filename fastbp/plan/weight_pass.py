@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from fastbp.optimizers import Optimizer
-from fastbp.plan.plan import Step, Tile
-from fastbp.plan.tables import ITEM_BYTES, PlanBuilder
+from fastbp.plan.plan import ITEM_BYTES, Step, Tile
+from fastbp.plan.tables import PlanBuilder
 
 __all__ = ["WeightPass", "add_weight_pass"]
 
@@ -23,12 +23,12 @@ class WeightPass:
 
 
 # Panels whose tiles take turns, so that the rows of A that one tile read serve the next ones.
-PANELS_A_TURN = 8
+PANELS_A_TURN = 4
 
 
 def tile_rows(builder: PlanBuilder, parameter: str) -> int:
     """Rows of a tile: about `tile_elements` elements of a panel, in whole panels of the inputs."""
-    panel = 2 * builder.line
+    panel = builder.panel
     if not builder.is_weight(parameter):
         return max(builder.geometry.tile_elements // panel, 1)
     return max(builder.geometry.tile_elements // panel // panel, 1) * panel
@@ -37,7 +37,7 @@ def tile_rows(builder: PlanBuilder, parameter: str) -> int:
 def tiles_of(builder: PlanBuilder, parameter: str, height: int) -> Iterator[tuple[int, int]]:
     """The tiles of a parameter tensor: first and last row, counted through its panels."""
     tensor = builder.tensors[parameter]
-    panels = -(-tensor.padded_columns // (2 * builder.line))
+    panels = -(-tensor.padded_columns // builder.panel)
     if not builder.is_weight(parameter):
         for first in range(0, panels, height):
             yield first, min(first + height, panels)

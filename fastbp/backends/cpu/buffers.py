@@ -80,7 +80,8 @@ class Buffers:
         """The panels of a tensor: first column, and a view (rows, columns with their padding)."""
         tensor = self.tensors[name]
         slab = self.slabs[tensor.slab]
-        panel = 2 * self.plan.geometry.alignment // slab.itemsize
+        geometry = self.plan.geometry
+        panel = geometry.panel_lines * geometry.alignment // slab.itemsize
         for column in range(0, tensor.padded_columns, panel):
             width = min(panel, tensor.padded_columns - column)
             begin = tensor.offset + column * tensor.rows

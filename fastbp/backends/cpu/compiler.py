@@ -175,8 +175,8 @@ def compile_product(factory: Callable[..., Any], dtype: str, shape: tuple[int, .
     if key not in COMPILED:
         real, integer = number_type(dtype), types.int64
         numbers = types.CPointer(real)
-        two = (numbers, integer)
-        signature = types.void(*two, *two, numbers, *(integer,) * 5, *two, integer, integer)
+        factors = (numbers, *(integer,) * 5, numbers, integer)
+        signature = types.void(numbers, numbers, integer, *factors)
         COMPILED[key] = build_c(signature, factory(real, SOURCES, *shape), cache=True)
     return int(COMPILED[key].address)
 

@@ -16,13 +16,14 @@ from fastbp.backends.cpu.intrinsics import (
     offset,
     padded_columns,
     pointer,
+    product_for,
     read_tuple,
     size,
     stack_array,
 )
 from fastbp.backends.cpu.panels import clear_padding, multiply_panels, panel_width
 from fastbp.backends.cpu.reductions import thin_product
-from fastbp.backends.cpu.tuning import BLOCK_ROWS
+from fastbp.backends.cpu.tuning import BLOCK_ROWS, DEPTH_BLOCK, PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 
 __all__ = ["dense_backward_data", "dense_forward"]
@@ -34,7 +35,7 @@ def dense_forward(real, sources, law, setting_count):
     A thin layer has its weight as (units, features).
     """
     lanes = LINE_BYTES * 8 // real.bitwidth
-    panel = 2 * lanes
+    panel = PANEL_LINES * lanes
     block = BLOCK_ROWS * panel
 
     def dense_forward(arguments, first_row, last_row):
@@ -46,39 +47,48 @@ def dense_forward(real, sources, law, setting_count):
         weight, bias = pointer(arguments, 3, real), pointer(arguments, 4, real)
         settings = read_tuple(pointer(arguments, 5, real), 1, setting_count)
         features, units = size(arguments, 6, 0), size(arguments, 6, 1)
-        thin, product = size(arguments, 6, 2), size(arguments, 6, 3)
+        thin = size(arguments, 6, 2)
         unwanted = stack_array(block, real)
-        for column in range(0, padded, panel):
-            width = panel_width(padded, column, lanes)
-            for row in range(first_row, last_row, BLOCK_ROWS):
-                rows = min(BLOCK_ROWS, last_row - row)
-                place = column * rows_high + row * width
-                target = offset(output, place)
-                if thin != 0:
-                    sizes = (row, rows, rows_high, units, inputs_padded)
-                    thin_product(target, bias, inputs, weight, sizes)
-                else:
-                    multiply_panels(
-                        product,
-                        target,
-                        width,
-                        offset(bias, column),
-                        0,
-                        inputs,
-                        rows_high,
-                        features,
-                        inputs_padded,
-                        row,
-                        rows,
-                        offset(weight, column * features),
-                        lanes,
-                    )
-                slopes = offset(derivative, place) if has_derivative else unwanted
-                lines = rows * width // lanes
-                map_elements(law, (target,), (settings,), (target, slopes), lines)
-                if column + width > units:
-                    clear_padding(target, rows, width, units - column)
-                    clear_padding(slopes, rows, width, units - column)
+        # The depth is taken in blocks, so that all columns meet the same block of the inputs while
+        # it is near; each chain goes on where the block before left it.
+        depth = features if thin != 0 else DEPTH_BLOCK
+        for begin in range(0, features, depth):
+            end = min(begin + depth, features)
+            for column in range(0, padded, panel):
+                width = panel_width(padded, column, lanes)
+                product = product_for(arguments, 6, 3, width, lanes)
+                for row in range(first_row, last_row, BLOCK_ROWS):
+                    rows = min(BLOCK_ROWS, last_row - row)
+                    place = column * rows_high + row * width
+                    target = offset(output, place)
+                    if thin != 0:
+                        sizes = (row, rows, rows_high, units, inputs_padded)
+                        thin_product(target, bias, inputs, weight, sizes)
+                    else:
+                        multiply_panels(
+                            product,
+                            target,
+                            offset(bias, column) if begin == 0 else target,
+                            0 if begin == 0 else width,
+                            inputs,
+                            rows_high,
+                            inputs_padded,
+                            row,
+                            rows,
+                            begin,
+                            end,
+                            offset(weight, column * features),
+                            width,
+                            lanes,
+                        )
+                    if end < features:
+                        continue
+                    slopes = offset(derivative, place) if has_derivative else unwanted
+                    lines = rows * width // lanes
+                    map_elements(law, (target,), (settings,), (target, slopes), lines)
+                    if column + width > units:
+                        clear_padding(target, rows, width, units - column)
+                        clear_padding(slopes, rows, width, units - column)
 
     return dense_forward
 
@@ -94,7 +104,7 @@ def dense_backward_data(real, sources):
     With `replace`, input_delta = delta @ weight.T: the inputs of a network have no derivative.
     """
     lanes = LINE_BYTES * 8 // real.bitwidth
-    panel = 2 * lanes
+    panel = PANEL_LINES * lanes
     block = BLOCK_ROWS * panel
 
     def dense_backward_data(arguments, first_row, last_row):
@@ -104,31 +114,34 @@ def dense_backward_data(real, sources):
         delta, delta_padded = pointer(arguments, 1, real), padded_columns(arguments, 1)
         weight = pointer(arguments, 2, real)
         units, replace = size(arguments, 3, 1), size(arguments, 3, 2)
-        product = size(arguments, 3, 3)
         scratch = stack_array(block, real)
         nothing = stack_array(panel, real)
         for j in range(panel):
             nothing[j] = real(0.0)
         for column in range(0, padded, panel):
             width = panel_width(padded, column, lanes)
+            product = product_for(arguments, 3, 3, width, lanes)
             for row in range(first_row, last_row, BLOCK_ROWS):
                 rows = min(BLOCK_ROWS, last_row - row)
                 target = offset(input_delta, column * rows_high + row * width)
-                multiply_panels(
-                    product,
-                    target if replace != 0 else scratch,
-                    width,
-                    nothing,
-                    0,
-                    delta,
-                    rows_high,
-                    units,
-                    delta_padded,
-                    row,
-                    rows,
-                    offset(weight, column * units),
-                    lanes,
-                )
+                sums = target if replace != 0 else scratch
+                for begin in range(0, units, DEPTH_BLOCK):
+                    multiply_panels(
+                        product,
+                        sums,
+                        nothing if begin == 0 else sums,
+                        0 if begin == 0 else width,
+                        delta,
+                        rows_high,
+                        delta_padded,
+                        row,
+                        rows,
+                        begin,
+                        min(begin + DEPTH_BLOCK, units),
+                        offset(weight, column * units),
+                        width,
+                        lanes,
+                    )
                 if replace == 0:
                     lines = rows * width // lanes
                     map_elements(multiplied, (target, scratch), (), (target,), lines)

@@ -141,8 +141,22 @@ class Engine:
                 self.arguments += [self.buffers.address(name), tensor.rows, tensor.padded_columns]
         self.arguments += step.sizes
         if KERNELS[step.kernel].product:
-            self.arguments.append(compile_product(product.multiply, self.plan.dtype, tile_shape()))
+            needed = self.panel_lines(step)
+            for lines in range(1, self.plan.geometry.panel_lines + 1):
+                shape = tile_shape(lines)
+                self.arguments.append(
+                    compile_product(product.multiply, self.plan.dtype, shape)
+                    if lines in needed
+                    else 0
+                )
         return start
+
+    def panel_lines(self, step: Step) -> set[int]:
+        """How many lines wide the panels are that a step's product fills."""
+        tensor = self.buffers.tensors[step.tensors[0]]
+        most, line = self.plan.geometry.panel_lines, self.plan.line
+        full, left = divmod(tensor.padded_columns // line, most)
+        return {lines for lines, some in ((most, full), (left, left)) if some}
 
     def bind(self, name: str, array: NDArray[Any] | None) -> None:
         """Point a data tensor at a C-contiguous array, or at nothing."""

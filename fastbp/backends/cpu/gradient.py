@@ -19,6 +19,7 @@ from fastbp.backends.cpu.intrinsics import (
     offset,
     padded_columns,
     pointer,
+    product_for,
     size,
     stack_array,
     vector,
@@ -30,6 +31,7 @@ from fastbp.backends.cpu.reductions import (
     sum_of_magnitudes,
     sum_of_squares,
 )
+from fastbp.backends.cpu.tuning import GRADIENT_DEPTH, PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 from fastbp.elementary import constant
 
@@ -52,18 +54,49 @@ def add_bias_gradient(gradient, delta, between, rows, begin, end, panel):
     column = begin
     while column < end:
         target, source = offset(gradient, column), offset(delta, column // panel * between)
-        if end - column >= 4 * panel:
-            add_columns(target, source, between, rows, 4, 2)
-            column += 4 * panel
-        elif end - column >= 2 * panel:
-            add_columns(target, source, between, rows, 2, 2)
+        left = (end - column) * PANEL_LINES // panel
+        if left >= 2 * PANEL_LINES:
+            add_columns(target, source, between, rows, 2, 4)
             column += 2 * panel
-        elif end - column >= panel:
-            add_columns(target, source, between, rows, 1, 2)
+        elif left >= PANEL_LINES:
+            add_columns(target, source, between, rows, 1, 4)
             column += panel
         else:
-            add_columns(target, source, between, rows, 1, 1)
+            if left == 3:
+                add_columns(target, source, between, rows, 1, 3)
+            elif left == 2:
+                add_columns(target, source, between, rows, 1, 2)
+            else:
+                add_columns(target, source, between, rows, 1, 1)
             column = end
+
+
+@register_jitable(forceinline=True)
+def multiply_transposed(
+    product, target, start, start_stride, inputs, inputs_width, rows, delta, width, begin, end
+):
+    """target = start + sum over i of inputs[i, r] delta[i, j], rows begin <= i < end of a batch.
+
+    `inputs` points at the first of the columns r, of a panel that is `inputs_width` wide; `target`
+    and `delta` are `width` wide. A few rows of the batch at a time: their panels, and the sums,
+    stay in the first-level cache.
+    """
+    for i in range(begin, end, GRADIENT_DEPTH):
+        call_product(
+            product,
+            target,
+            start,
+            start_stride,
+            offset(inputs, i * inputs_width),
+            1,
+            inputs_width,
+            GRADIENT_DEPTH,
+            0,
+            rows,
+            offset(delta, i * width),
+            min(GRADIENT_DEPTH, end - i),
+        )
+        start, start_stride = target, width
 
 
 @register_jitable(forceinline=True)
@@ -89,7 +122,7 @@ def dense_weight_gradient(real, sources):
     is added, and the tile's squared norm and its part of the penalty are left for the reduction.
     """
     lanes = LINE_BYTES * 8 // real.bitwidth
-    panel = 2 * lanes
+    panel = PANEL_LINES * lanes
 
     def dense_weight_gradient(arguments, first, last):
         sources  # noqa: B018
@@ -103,7 +136,6 @@ def dense_weight_gradient(real, sources):
         scale = real(pointer(arguments, 7, types.float64)[GRADIENT_SCALE])
         batch = pointer(arguments, 8, types.int64)
         tile_rows, first_tile = size(arguments, 9, 0), size(arguments, 9, 1)
-        product = size(arguments, 9, 2)
         wanted = is_present(arguments, 1)
         nothing = stack_array(panel, real)
         for j in range(panel):
@@ -111,28 +143,26 @@ def dense_weight_gradient(real, sources):
         column = first // rows_high * panel
         row = first % rows_high
         width = panel_width(padded, column, lanes)
+        product = product_for(arguments, 9, 2, width, lanes)
         norm = 0.0
         penalty = 0.0
         for i in range(row, row + last - first, panel):
             rows = min(panel, row + last - first - i)
             place = column * rows_high + i * width
             target = offset(gradient, place)
-            call_product(
+            begins = batch[BEGINS] != 0
+            multiply_transposed(
                 product,
                 target,
-                width,
-                nothing if batch[BEGINS] != 0 else target,
-                0 if batch[BEGINS] != 0 else width,
+                nothing if begins else target,
+                0 if begins else width,
                 offset(inputs, i * batch_height),
-                1,
                 panel_width(inputs_padded, i, lanes),
-                batch[ROWS],
-                0,
                 rows,
                 offset(delta, column * batch_height),
                 width,
+                0,
                 batch[ROWS],
-                width,
             )
             if batch[ENDS] != 0:
                 lines = rows * width // lanes
@@ -157,7 +187,7 @@ def dense_bias_gradient(real, sources):
     In the last segment as `dense_weight_gradient`, without penalties.
     """
     lanes = LINE_BYTES * 8 // real.bitwidth
-    panel = 2 * lanes
+    panel = PANEL_LINES * lanes
 
     def dense_bias_gradient(arguments, first, last):
         sources  # noqa: B018

@@ -23,6 +23,7 @@ __all__ = [
     "padded_columns",
     "pointer",
     "pointer_tuple",
+    "product_for",
     "read_tuple",
     "size",
     "stack_array",
@@ -150,7 +151,6 @@ def call_product(
     typing_context,
     address,
     target,
-    target_stride,
     start,
     start_stride,
     a,
@@ -160,9 +160,7 @@ def call_product(
     a_block_stride,
     rows,
     b,
-    b_stride,
     depth,
-    columns,
 ):
     """Call the matrix product by address; its arguments are those of `product.multiply`."""
 
@@ -170,7 +168,7 @@ def call_product(
         return call(context, builder, signature, values)
 
     i = types.int64
-    signature = types.void(i, target, i, start, i, a, i, i, i, i, i, b, i, i, i)
+    signature = types.void(i, target, start, i, a, i, i, i, i, i, b, i)
     return signature, generate
 
 
@@ -213,3 +211,9 @@ def vector(arguments, position, kind):
 def size(arguments, tensors, position):
     """A size argument, counted after `tensors` tensors."""
     return arguments[3 * tensors + position]
+
+
+@register_jitable
+def product_for(arguments, tensors, sizes, width, lanes):
+    """The address of the product for panels of a width; those for all widths follow the sizes."""
+    return arguments[3 * tensors + sizes + width // lanes - 1]

@@ -24,6 +24,7 @@ from fastbp.backends.cpu.intrinsics import (
     vector,
 )
 from fastbp.backends.cpu.panels import clear_padding, copy_line, panel_width
+from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 from fastbp.elementary import exp, log
 
@@ -45,7 +46,7 @@ def bent(change, slope, share):
 def elementwise_loss(real, sources, law, setting_count):
     """The mean of an element-wise law over the outputs of each row."""
     lanes = LINE_BYTES * 8 // real.bitwidth
-    panel = 2 * lanes
+    panel = PANEL_LINES * lanes
     block = CHUNK * panel
 
     def elementwise_loss(arguments, first_row, last_row):
@@ -111,7 +112,7 @@ def shifted_exp(value, largest):
 def cross_entropy_loss(real, sources):
     """-log softmax(output)[label]; the derivative is softmax(output) - onehot(label)."""
     lanes = LINE_BYTES * 8 // real.bitwidth
-    panel = 2 * lanes
+    panel = PANEL_LINES * lanes
 
     def cross_entropy_loss(arguments, first_row, last_row):
         sources  # noqa: B018

@@ -1,8 +1,8 @@
 """Matrices in panels: how the kernels address them, and how blocks are copied and transposed.
 
-A matrix of the plan lies in panels of two lines (64 bytes each) of columns: first the columns
-0 to 31 of all rows, then 32 to 63, and so on (float64: half as many). The last panel is one line
-wide where that is enough. Columns beyond the matrix's own are padding and hold zeros. So the rows
+A matrix of the plan lies in panels of four lines (64 bytes each) of columns: first the columns
+0 to 63 of all rows, then 64 to 127, and so on (float64: half as many). The last panel is as many
+lines wide as it needs. Columns beyond the matrix's own are padding and hold zeros. So the rows
 of a panel follow each other without gaps: a block of them is one run of memory for the laws, and
 the product streams through it.
 """
@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import intrinsic, register_jitable
 
 from fastbp.backends.cpu.intrinsics import call_product, offset
-from fastbp.backends.cpu.tuning import DEPTH_BLOCK
+from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import (
     I64,
     ITEM_BYTES,
@@ -46,8 +46,8 @@ __all__ = [
 
 @register_jitable(forceinline=True)
 def panel_width(padded, column, lanes):
-    """The width of the panel that begins at a column: two lines, or one at the end."""
-    return min(2 * lanes, padded - column)
+    """The width of the panel that begins at a column: four lines, or fewer at the end."""
+    return min(PANEL_LINES * lanes, padded - column)
 
 
 @intrinsic
@@ -78,55 +78,60 @@ def clear_padding(typing_context, base, rows, width, columns):
 
 @register_jitable(forceinline=True)
 def multiply_panels(
-    product, target, width, start, start_stride, a, height, depth, padded, first, rows, b, lanes
+    product,
+    target,
+    start,
+    start_stride,
+    a,
+    height,
+    padded,
+    first,
+    rows,
+    begin,
+    end,
+    b,
+    width,
+    lanes,
 ):
-    """target = start + A B, A being rows of a matrix in panels and B one panel.
+    """target = start + A B, A being a part of a matrix in panels and B of one panel.
 
-    The depth is taken in blocks, so that a block of B stays in the first-level cache for all rows;
-    each chain goes on where the block before left it.
-
-    Rows first <= i < first + rows of A, which is `height` rows high, `depth` columns wide and
-    `padded` with its padding; `target`, `start` and `b` are `width` wide.
+    The part of A is rows first <= i < first + rows by columns begin <= k < end of a matrix that is
+    `height` rows high and `padded` columns wide; its panels begin at `begin`. B has a row for each
+    column of the matrix; `target` and `b`, which points at B's first row, are `width` wide.
     """
-    panel = 2 * lanes
+    panel = PANEL_LINES * lanes
     wide = padded - padded % panel
-    begun = min(depth, wide)
-    for k in range(0, begun, DEPTH_BLOCK):
+    if begin < wide:
         call_product(
             product,
             target,
-            width,
             start,
             start_stride,
-            offset(a, k * height + first * panel),
+            offset(a, begin * height + first * panel),
             panel,
             1,
             panel,
             height * panel,
             rows,
-            offset(b, k * width),
-            width,
-            min(DEPTH_BLOCK, begun - k),
-            width,
+            offset(b, begin * width),
+            min(end, wide) - begin,
         )
-        start, start_stride = target, width
-    if depth > begun:  # the last panel is one line wide
+    if end > wide:  # in the last panel, which is narrower
+        narrow = padded - wide
+        begun = begin < wide
         call_product(
             product,
             target,
-            width,
-            start,
-            start_stride,
-            offset(a, height * wide + first * lanes),
-            lanes,
+            target if begun else start,
+            width if begun else start_stride,
+            offset(a, wide * height + first * narrow),
+            narrow,
             1,
-            lanes,
+            narrow,
             0,
             rows,
-            offset(b, begun * width),
-            width,
-            depth - begun,
-            width,
+            offset(b, wide * width),
+            end - wide,
         )
 
 

@@ -28,12 +28,11 @@ from fastbp.backends.cpu.vectors import (
 
 __all__ = ["PRODUCT_ARGUMENTS", "multiply"]
 
-# Tiles of these heights finish the rows that the full tiles leave.
-LOWER_HEIGHTS = (4, 2, 1)
+# Tiles of these heights, where they are lower than the full tile, finish the rows that it leaves.
+LOWER_HEIGHTS = (8, 4, 2, 1)
 
 PRODUCT_ARGUMENTS = (
     "target",
-    "target_stride",
     "start",
     "start_stride",
     "a",
@@ -43,9 +42,7 @@ PRODUCT_ARGUMENTS = (
     "a_block_stride",
     "rows",
     "b",
-    "b_stride",
     "depth",
-    "columns",
 )
 
 
@@ -87,17 +84,17 @@ def emit_tile(builder: Any, height: int, vectors: int, lanes: int, alignment: in
         store(builder, value, place, alignment)
 
 
-def emit_rows(builder: Any, shape: TileShape, vectors: int, lanes: int, p: Any) -> None:
+def emit_rows(builder: Any, shape: TileShape, lanes: int, p: Any) -> None:
     """All rows of one column of tiles: the highest tiles first, then the lower ones."""
     position = {name: p[name] for name in ("target", "start", "a")}
     strides = {"target": "target_stride", "start": "start_stride", "a": "a_row_stride"}
     left = p["rows"]
-    for height in (shape.height, *LOWER_HEIGHTS):
+    for height in (shape.height, *(lower for lower in LOWER_HEIGHTS if lower < shape.height)):
         count = builder.sdiv(left, I64(height))
 
         def tile(_: Any, carried: list[Any], height: int = height) -> list[Any]:
             here = dict(zip(strides, carried, strict=True))
-            emit_tile(builder, height, vectors, lanes, shape.vector_bytes, {**p, **here})
+            emit_tile(builder, height, shape.vectors, lanes, shape.vector_bytes, {**p, **here})
             return [
                 at(builder, here[name], builder.mul(p[stride], I64(height)))
                 for name, stride in strides.items()
@@ -109,36 +106,25 @@ def emit_rows(builder: Any, shape: TileShape, vectors: int, lanes: int, p: Any) 
 
 
 def emit_product(builder: Any, real: Any, shape: TileShape, p: dict[str, Any]) -> None:
-    """The product for every number of rows, and for panels of one and of two lines."""
+    """The product for every number of rows, and as many columns of tiles as the panel is wide."""
     lanes = lanes_of(real, shape.vector_bytes)
-    line = lanes_of(real)
-    widest = shape.vectors * lanes
+    width = shape.vectors * lanes
+    panel = I64(shape.lines * lanes_of(real))
+    strides = {"target_stride": panel, "b_stride": panel}
 
-    def columns_of_tiles(count: Any, vectors: int) -> None:
-        width = vectors * lanes
+    def column(index: Any, _: list[Any]) -> list[Any]:
+        shift = builder.mul(index, I64(width))
+        here = {name: at(builder, p[name], shift) for name in ("target", "start", "b")}
+        emit_rows(builder, shape, lanes, {**p, **strides, **here})
+        return []
 
-        def column(index: Any, _: list[Any]) -> list[Any]:
-            shift = builder.mul(index, I64(width))
-            here = {name: at(builder, p[name], shift) for name in ("target", "start", "b")}
-            emit_rows(builder, shape, vectors, lanes, {**p, **here})
-            return []
-
-        loop(builder, count, [], column)
-
-    if widest <= line:  # narrow registers: a line is several tiles wide
-        columns_of_tiles(builder.sdiv(p["columns"], I64(widest)), shape.vectors)
-        return
-    with builder.if_else(builder.icmp_signed(">", p["columns"], I64(line))) as (two, one):
-        with two:
-            columns_of_tiles(I64(1), widest // lanes)
-        with one:
-            columns_of_tiles(I64(1), line // lanes)
+    loop(builder, I64(panel.constant // width), [], column)
 
 
 @intrinsic(prefer_literal=True)
-def product(typing_context, arguments, vector_bytes, vectors, height):
+def product(typing_context, arguments, vector_bytes, vectors, height, lines):
     """The product with tiles of a shape that is known when compiling."""
-    shape = TileShape(*(number.literal_value for number in (vector_bytes, vectors, height)))
+    shape = TileShape(*(n.literal_value for n in (vector_bytes, vectors, height, lines)))
 
     def generate(context, builder, signature, values):
         unpacked = [builder.extract_value(values[0], i) for i in range(len(PRODUCT_ARGUMENTS))]
@@ -146,15 +132,14 @@ def product(typing_context, arguments, vector_bytes, vectors, height):
         emit_product(builder, p["b"].type.pointee, shape, p)
         return context.get_dummy_value()
 
-    return types.void(arguments, vector_bytes, vectors, height), generate
+    return types.void(arguments, vector_bytes, vectors, height, lines), generate
 
 
-def multiply(real, sources, vector_bytes, vectors, height):
+def multiply(real, sources, vector_bytes, vectors, height, lines):
     """Make ``multiply`` for a number type and the numbers of a `TileShape`."""
 
     def multiply(
         target,
-        target_stride,
         start,
         start_stride,
         a,
@@ -164,22 +149,19 @@ def multiply(real, sources, vector_bytes, vectors, height):
         a_block_stride,
         rows,
         b,
-        b_stride,
         depth,
-        columns,
     ):
-        """target[i, j] = start[i, j] + sum over k of a[i, k] b[k, j]; columns: one or two lines.
+        """target[i, j] = start[i, j] + sum over k of a[i, k] b[k, j] for the columns j of a panel.
 
-        Row i of `target`, `start` and `a` is i strides further on (a start stride of 0 gives every
-        row the same start, and start may be target). a[i, k] is ``a_step`` further for each k, and
-        after every ``a_block`` of them the next block begins ``a_block_stride`` after the last.
-        `target`, `start` and the rows of `b` are aligned to 64 bytes.
+        `target` and `b` are panels of the shape's `lines`, aligned to 64 bytes. Row i of `start`
+        and `a` is i strides further on (a start stride of 0 gives every row the same start, and
+        start may be target). a[i, k] is ``a_step`` further for each k, and after every ``a_block``
+        of them the next block begins ``a_block_stride`` after the last.
         """
         sources  # noqa: B018  (names the package's digest in the cache key)
         product(
             (
                 target,
-                target_stride,
                 start,
                 start_stride,
                 a,
@@ -189,13 +171,12 @@ def multiply(real, sources, vector_bytes, vectors, height):
                 a_block_stride,
                 rows,
                 b,
-                b_stride,
                 depth,
-                columns,
             ),
             vector_bytes,
             vectors,
             height,
+            lines,
         )
 
     return multiply

@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import (
     I64,
     LINE_BYTES,
@@ -207,8 +208,8 @@ def add_up(builder: Any, vectors: list[Any]) -> list[Any]:
 def thin_product(typing_context, target, bias, inputs, weight, sizes):
     """target[i, u] = bias[u] + sum over f of inputs[i, f] weight[u, f], for few units u.
 
-    `inputs` and `weight` lie in panels whose padding is zero; each lane of a panel's two lines
-    carries a sum of its own. `sizes`: first row of the inputs, rows, rows of the inputs' panels,
+    `inputs` and `weight` lie in panels whose padding is zero; each lane of a panel's lines carries
+    a sum of its own. `sizes`: first row of the inputs, rows, rows of the inputs' panels,
     units, padded features. Row i of `target` begins i lines further on.
     """
 
@@ -218,10 +219,11 @@ def thin_product(typing_context, target, bias, inputs, weight, sizes):
         real = target.type.pointee
         lanes = lanes_of(real)
         kind = vector_type(real, lanes)
-        panels = builder.sdiv(padded, I64(2 * lanes))
-        has_narrow = builder.sdiv(builder.srem(padded, I64(2 * lanes)), I64(lanes))
-        input_panel = builder.mul(height, I64(2 * lanes))
-        weight_panel = builder.mul(units, I64(2 * lanes))
+        panel = PANEL_LINES * lanes
+        panels = builder.sdiv(padded, I64(panel))
+        left = builder.sdiv(builder.srem(padded, I64(panel)), I64(lanes))
+        input_panel = builder.mul(height, I64(panel))
+        weight_panel = builder.mul(units, I64(panel))
 
         def group_of_rows(first: Any, count: int) -> None:
             def unit(u: Any, _: list[Any]) -> list[Any]:
@@ -239,20 +241,23 @@ def thin_product(typing_context, target, bias, inputs, weight, sizes):
                                 place = builder.mul(row, I64(lines * lanes))
                                 place = builder.add(place, I64(line * lanes))
                                 value = load(builder, at(builder, x, place), lanes, LINE_BYTES)
-                                k = 2 * i + line
+                                k = PANEL_LINES * i + line
                                 changed[k] = fused_multiply_add(builder, value, factor, sums[k])
                         return [at(builder, x, input_panel), at(builder, w, weight_panel), *changed]
 
                     return step
 
-                state = loop(
-                    builder, panels, [inputs, weight, *[zero(kind)] * (2 * count)], chains(2)
-                )
-                state = loop(builder, has_narrow, state, chains(1))
+                sums = [zero(kind)] * (PANEL_LINES * count)
+                state = loop(builder, panels, [inputs, weight, *sums], chains(PANEL_LINES))
+                for lines in range(1, PANEL_LINES):  # the last panel, where it is narrower
+                    is_last = builder.zext(builder.icmp_signed("==", left, I64(lines)), I64)
+                    state = loop(builder, is_last, state, chains(lines))
                 sums = state[2:]
-                joined = [builder.fadd(sums[2 * i], sums[2 * i + 1]) for i in range(count)]
+                while len(sums) > count:  # neighbouring lines, then neighbouring pairs
+                    pairs = zip(sums[::2], sums[1::2], strict=True)
+                    sums = [builder.fadd(a, b) for a, b in pairs]
                 start = builder.load(at(builder, bias, u))
-                for i, value in enumerate(add_up(builder, joined)):
+                for i, value in enumerate(add_up(builder, sums)):
                     row = builder.mul(builder.add(first, I64(i)), I64(lanes))
                     place = at(builder, target, builder.add(row, u))
                     builder.store(builder.fadd(start, value), place)

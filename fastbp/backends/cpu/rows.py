@@ -18,6 +18,7 @@ from fastbp.backends.cpu.intrinsics import (
     vector,
 )
 from fastbp.backends.cpu.panels import copy_line, panel_width, prefetch
+from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 
 __all__ = ["gather_inputs", "multiply_cotangent", "order_rows", "store_rows"]
@@ -90,7 +91,7 @@ def gather_inputs(real, sources):
     The rows go straight into panels, so the first layer finds its inputs packed.
     """
     lanes = LINE_BYTES * 8 // real.bitwidth
-    panel = 2 * lanes
+    panel = PANEL_LINES * lanes
 
     def gather_inputs(arguments, first_row, last_row):
         sources  # noqa: B018
@@ -120,7 +121,7 @@ def gather_inputs(real, sources):
 def multiply_cotangent(real, sources):
     """delta *= the cotangents of the same rows, which come in the order of the data."""
     lanes = LINE_BYTES * 8 // real.bitwidth
-    panel = 2 * lanes
+    panel = PANEL_LINES * lanes
 
     def multiply_cotangent(arguments, first_row, last_row):
         sources  # noqa: B018
@@ -143,7 +144,7 @@ def multiply_cotangent(real, sources):
 def store_rows(real, sources):
     """data_outputs[position + i] = source[i]."""
     lanes = LINE_BYTES * 8 // real.bitwidth
-    panel = 2 * lanes
+    panel = PANEL_LINES * lanes
 
     def store_rows(arguments, first_row, last_row):
         sources  # noqa: B018

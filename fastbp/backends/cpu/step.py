@@ -15,21 +15,27 @@ from numba import types
 
 from fastbp.backends.contract import Batch, Scalar
 from fastbp.backends.cpu.elementwise import map_elements
-from fastbp.backends.cpu.gradient import add_bias_gradient, penalty_of, tile_number
+from fastbp.backends.cpu.gradient import (
+    add_bias_gradient,
+    multiply_transposed,
+    penalty_of,
+    tile_number,
+)
 from fastbp.backends.cpu.intrinsics import (
-    call_product,
     height,
     is_present,
     offset,
     padded_columns,
     pointer,
     pointer_tuple,
+    product_for,
     read_tuple,
     size,
     stack_array,
 )
 from fastbp.backends.cpu.panels import clear_padding, panel_width, prefetch
 from fastbp.backends.cpu.reductions import scale_and_square, sum_of_squares
+from fastbp.backends.cpu.tuning import GRADIENT_DEPTH, PANEL_LINES
 from fastbp.backends.cpu.update import clipped, transpose_rows
 from fastbp.backends.cpu.vectors import LINE_BYTES
 
@@ -37,7 +43,6 @@ __all__ = ["dense_step"]
 
 ROWS = int(Batch.ROWS)
 GRADIENT_SCALE = int(Scalar.GRADIENT_SCALE)
-STRIP = 8  # rows of a product between two requests for memory
 
 
 def dense_step(real, sources, law, slot_count, coefficient_count):
@@ -46,7 +51,7 @@ def dense_step(real, sources, law, slot_count, coefficient_count):
     Without `inputs` the parameter is a bias, whose gradient is the sum of delta over the rows.
     """
     lanes = LINE_BYTES * 8 // real.bitwidth
-    panel = 2 * lanes
+    panel = PANEL_LINES * lanes
     block = panel * panel
 
     def dense_step(arguments, first, last):
@@ -64,7 +69,7 @@ def dense_step(real, sources, law, slot_count, coefficient_count):
         bound = pointer(arguments, 11, real)[0]
         columns = size(arguments, 12, 0)
         tile_rows, first_tile = size(arguments, 12, 1), size(arguments, 12, 2)
-        far, product = size(arguments, 12, 3), size(arguments, 12, 4)
+        far = size(arguments, 12, 3)
         gradient = stack_array(block, real)
         nothing = stack_array(panel, real)
         for j in range(panel):
@@ -89,31 +94,30 @@ def dense_step(real, sources, law, slot_count, coefficient_count):
             lines = count // lanes
             parameter, running = offset(parameters, place), offset(slots, place)
             if is_weight:
-                strip = STRIP if far != 0 else rows
-                for i in range(0, rows, strip):
-                    high = min(strip, rows - i)
+                # Memory is asked for a share at a time, as the product goes through the batch.
+                asked = 0
+                blocks = (depth + GRADIENT_DEPTH - 1) // GRADIENT_DEPTH
+                share = (lines + blocks - 1) // blocks if far != 0 else 0
+                for begin in range(0, depth, GRADIENT_DEPTH):
                     if far != 0:
-                        wanted = high * width // lanes
-                        prefetch(offset(parameter, i * width), wanted)
+                        wanted = min(share, lines - asked)
+                        prefetch(offset(parameter, asked * lanes), wanted)
                         for s in range(slot_count):
-                            shift = s * rows_high * padded + i * width
+                            shift = s * rows_high * padded + asked * lanes
                             prefetch(offset(running, shift), wanted)
-                    call_product(
-                        product,
-                        offset(gradient, i * width),
-                        width,
-                        nothing,
-                        0,
-                        offset(inputs, row * batch_height + i),
-                        1,
+                        asked += wanted
+                    multiply_transposed(
+                        product_for(arguments, 12, 4, width, lanes),
+                        gradient,
+                        nothing if begin == 0 else gradient,
+                        0 if begin == 0 else width,
+                        offset(inputs, row * batch_height),
                         panel_width(padded_columns(arguments, 6), row, lanes),
-                        depth,
-                        0,
-                        high,
+                        rows,
                         offset(delta, column * batch_height),
                         width,
-                        depth,
-                        width,
+                        begin,
+                        min(begin + GRADIENT_DEPTH, depth),
                     )
             else:
                 for j in range(count):

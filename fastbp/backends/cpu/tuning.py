@@ -15,37 +15,57 @@ __all__ = [
     "BLOCK_ROWS",
     "DEPTH_BLOCK",
     "GEOMETRY",
+    "GRADIENT_DEPTH",
+    "PANEL_LINES",
     "PARALLEL_MULTIPLY_ADDS",
     "TILE_SHAPES",
     "TileShape",
     "tile_shape",
 ]
 
+# Lines of 64 bytes that a row of a panel has: as many as the widest register tile.
+PANEL_LINES = 4
+
 
 class TileShape(NamedTuple):
-    """A register tile: accumulators of `height` rows x `vectors` vectors of `vector_bytes`."""
+    """A register tile: accumulators of `height` rows x `vectors` vectors of `vector_bytes`.
+
+    It serves panels whose rows are so many `lines`.
+    """
 
     vector_bytes: int
     vectors: int
     height: int
+    lines: int
 
 
-# 8 x 2 vectors are 16 accumulators: twice what two units of four cycles' latency need. Each
-# depth loads 8 + 2 values for its 16 multiply-adds, so the two load ports keep up, and 8 divides
-# the usual batches and widths. AVX2 has 16 registers: 12 accumulators, two vectors, one broadcast.
-# NEON has 32 registers of 128 bits: 24 accumulators.
+# For panels of 1, 2, 3 and 4 lines. A tile of h rows by v vectors loads h + v times for h v
+# multiply-adds of each depth, so wide tiles with 24 accumulators need the fewest loads: 6 x 4 and
+# 8 x 3 reach 92 to 97% of the peak, 12 x 2 83 to 88%, 8 x 2 78 to 83% (python -m
+# benchmarks.lab.tiles). AVX2 has 16 registers: 12 accumulators, two vectors, one broadcast. NEON
+# has 32 registers of 128 bits: 24 accumulators.
 TILE_SHAPES = {
-    "avx512": TileShape(64, 2, 8),
-    "avx2": TileShape(32, 2, 6),
-    "neon": TileShape(16, 4, 6),
+    "avx512": (
+        TileShape(64, 1, 12, 1),
+        TileShape(64, 2, 12, 2),
+        TileShape(64, 3, 8, 3),
+        TileShape(64, 4, 6, 4),
+    ),
+    "avx2": tuple(TileShape(32, 2, 6, lines) for lines in range(1, PANEL_LINES + 1)),
+    "neon": tuple(TileShape(16, 4, 6, lines) for lines in range(1, PANEL_LINES + 1)),
 }
 
 
-def tile_shape() -> TileShape:
-    """The shape for this host, or the one that FASTBP_TILE_SHAPE names."""
+def tile_shape(lines: int) -> TileShape:
+    """The shape for panels of some lines on this host, or by the name in FASTBP_TILE_SHAPE."""
+    return TILE_SHAPES[tile_family()][lines - 1]
+
+
+def tile_family() -> str:
+    """The kind of registers: that of this host, or the one that FASTBP_TILE_SHAPE names."""
     forced = os.environ.get("FASTBP_TILE_SHAPE")
     if forced:
-        return TILE_SHAPES[forced]
+        return forced
     import llvmlite.binding as llvm
     from numba import config
 
@@ -54,25 +74,32 @@ def tile_shape() -> TileShape:
         features = llvm.get_host_cpu_features().flatten()
     enabled = set(features.split(","))
     if "+avx512f" in enabled:
-        return TILE_SHAPES["avx512"]
-    return TILE_SHAPES["avx2" if {"+avx", "+avx2"} & enabled else "neon"]
+        return "avx512"
+    return "avx2" if {"+avx", "+avx2"} & enabled else "neon"
 
 
-# Depth that a product goes through at a time: 256 rows of a panel are 32 KiB, which stay in a
-# first-level cache of 48 KiB. An undivided panel of depth 2048 comes from the second-level cache
-# for every tile, which costs a tenth of the speed or more (python -m benchmarks.lab.tiles).
-DEPTH_BLOCK = 256
+# Depth that the products of the propagation pass go through at a time.
+DEPTH_BLOCK = 512
+
+# Rows of the batch that the gradient of a weight is summed over at a time: 64 rows of a panel of
+# inputs and of one of deltas, and the gradient itself, are 48 KiB of first-level cache.
+GRADIENT_DEPTH = 64
 
 # Rows that a propagation kernel finishes while they are in the first-level cache.
 BLOCK_ROWS = 64
 
-# 64 bytes: a cache line, and the width of an AVX-512 vector; a panel is two of them wide. Blocks of
+# 64 bytes: a cache line, and the width of an AVX-512 vector. Blocks of
 # 128 rows divide the usual batches and leave no few rows over (100 rows, the batch of higgs, are 5%
 # slower in blocks of 64). Tiles of 2,048 parameters keep parameters and slots of a tile in the
 # first-level cache. Parameters and slots of more than a mebibyte do not stay in the second-level
 # cache from step to step, so that a tile's are asked for ahead.
 GEOMETRY = Geometry(
-    alignment=64, row_block=128, tile_elements=2048, segment_rows=1024, near_bytes=1 << 20
+    alignment=64,
+    panel_lines=PANEL_LINES,
+    row_block=128,
+    tile_elements=2048,
+    segment_rows=1024,
+    near_bytes=1 << 20,
 )
 
 # A step runs under prange when its multiply-adds reach this number. Each of a step's two parallel

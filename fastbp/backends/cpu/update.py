@@ -21,6 +21,7 @@ from fastbp.backends.cpu.intrinsics import (
     write_tuple,
 )
 from fastbp.backends.cpu.panels import clear_padding, panel_width, transpose_block
+from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 
 __all__ = ["begin_step", "reduce_tiles", "transpose_weight", "update_parameters"]
@@ -76,7 +77,7 @@ def clipped(gradient, scale, bound):
 def update_parameters(real, sources, law, slot_count, coefficient_count):
     """Clip the gradient, where that is asked for, and apply the optimizer's law."""
     lanes = LINE_BYTES * 8 // real.bitwidth
-    panel = 2 * lanes
+    panel = PANEL_LINES * lanes
 
     def update_parameters(arguments, first, last):
         sources  # noqa: B018
@@ -119,7 +120,7 @@ def transpose_rows(
 
     `parameter` points at the first of the rows, which is a multiple of a line.
     """
-    panel = 2 * lanes
+    panel = PANEL_LINES * lanes
     for i in range(row, row + rows, lanes):
         other = i // panel * panel  # where the panel of the transposed copy begins
         other_width = panel_width(transposed_padded, other, lanes)
@@ -138,7 +139,7 @@ def transpose_rows(
 def transpose_weight(real, sources):
     """transposed[u, f] = parameter[f, u] for a run of rows of one panel."""
     lanes = LINE_BYTES * 8 // real.bitwidth
-    panel = 2 * lanes
+    panel = PANEL_LINES * lanes
 
     def transpose_weight(arguments, first, last):
         sources  # noqa: B018

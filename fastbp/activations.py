@@ -13,7 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fastbp.elementary import constant, cos, erf, exp, expm1, log1p, sigmoid, sin, tanh
+from fastbp.elementary import (
+    constant,
+    cos,
+    erf,
+    exp,
+    expm1,
+    log1p,
+    multiply_add,
+    sigmoid,
+    sin,
+    tanh,
+)
 from fastbp.registry import Named, finite
 
 __all__ = ["Activation"]
@@ -241,7 +252,7 @@ class Tanh(Activation):
     @staticmethod
     def law(z, settings):
         value = tanh(z)
-        return value, constant(1.0, z) - value * value
+        return value, multiply_add(-value, value, constant(1.0, z))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ __all__ = [
     "expm1",
     "log",
     "log1p",
+    "multiply_add",
     "power",
     "sigmoid",
     "sign",
@@ -96,6 +97,11 @@ def power(x: float, y: float) -> float:
     return type(x)(math.pow(x, y))
 
 
+def multiply_add(a: float, b: float, c: float) -> float:
+    """a * b + c, rounded once where it is compiled."""
+    return type(a)(float(a) * float(b) + float(c))
+
+
 def sigmoid(x: float) -> float:
     """1 / (1 + exp(-x)), never overflowing."""
     if x >= 0:
@@ -124,6 +130,7 @@ NAMES = (
     "cos",
     "sqrt",
     "power",
+    "multiply_add",
     "sigmoid",
     "sign",
 )

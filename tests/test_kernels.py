@@ -16,7 +16,6 @@ from kernels import (
     close,
     dtypes,
     generator,
-    panel_columns,
     rows_untouched,
     scalars_tensor,
     shapes,

@@ -22,7 +22,7 @@ from numba import njit
 from benchmarks.lab.minimax import fit
 from fastbp import elementary
 from fastbp.backends.cpu.elementary import coefficients
-from fastbp.backends.cpu.elementary.coefficients import ERF_FAR, ERF_NEAR, TANH_NEAR
+from fastbp.backends.cpu.elementary.coefficients import ERF_FAR, ERF_NEAR
 
 REALS = (np.float32, np.float64)
 LENGTH, REPETITIONS = 1024, 1000
@@ -54,12 +54,6 @@ POLYNOMIALS = {
         lambda f: abs(f**3 / mpmath.log1p(f)),
         lambda real: (mpmath.sqrt(mpf(1) / 2) - 1, mpmath.sqrt(2) - 1),
         (8, 20),
-    ),
-    "TANH": (
-        root(lambda x: (mpmath.tanh(x) / x - 1) / x**2),
-        root(lambda x: x**3 / mpmath.tanh(x)),
-        lambda real: (mpf("1e-12"), mpf(TANH_NEAR) ** 2),
-        (5, 11),
     ),
     "ERF_SMALL": (
         root(lambda x: mpmath.erf(x) / x - 1),

@@ -79,7 +79,7 @@ def tile_family() -> str:
 
 
 # Depth that the products of the propagation pass go through at a time.
-DEPTH_BLOCK = 512
+DEPTH_BLOCK = 1024
 
 # Rows of the batch that the gradient of a weight is summed over at a time: 64 rows of a panel of
 # inputs and of one of deltas, and the gradient itself, are 48 KiB of first-level cache.

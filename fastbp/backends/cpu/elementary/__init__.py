@@ -22,6 +22,7 @@ from fastbp.backends.cpu.elementary import (
     logarithm,
     trigonometric,
 )
+from fastbp.backends.cpu.intrinsics import fma
 
 __all__: list[str] = []
 
@@ -66,6 +67,11 @@ for _name, _implementations in IMPLEMENTATIONS.items():
 @overload(elementary.sqrt, jit_options=OPTIONS)
 def sqrt(x):
     return lambda x: math.sqrt(x)
+
+
+@overload(elementary.multiply_add, jit_options=OPTIONS)
+def multiply_add(a, b, c):
+    return lambda a, b, c: fma(a, b, c)
 
 
 @overload(elementary.power, jit_options=OPTIONS)

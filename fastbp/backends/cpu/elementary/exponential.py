@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from numba import types
+
 from fastbp.backends.cpu.elementary import coefficients
 from fastbp.backends.cpu.elementary.instructions import (
     FORMATS,
@@ -21,6 +23,7 @@ from fastbp.backends.cpu.elementary.instructions import (
     magnitude,
     number,
     polynomial,
+    polynomial_of_square,
     select,
     shift_left,
     shift_right,
@@ -150,27 +153,40 @@ def make_sigmoid(form: Format) -> Any:
 
 
 def make_tanh(form: Format) -> Any:
-    """tanh(x) = x + x**3 P(x**2) for small x, else ``1 - 2 / (exp(2 abs(x)) + 1)``.
+    """tanh(x) = h / (h + 1) with ``h = (exp(2 abs(x)) - 1) / 2``, and the sign of x.
 
-    The two meet above tanh(x) = 1/2, where the errors of the second fall below the last bit of 1.
+    With ``abs(x) = n ln(2) / 2 + u``, h is ``2**n g + (2**n - 1) / 2``, where g is
+    ``(exp(2 u) - 1) / 2 = u + u**2 P(u)``. What the reduction of x loses is felt less the larger x
+    is; in float32 that hides the last digits of ln(2). For small h, ``h - h q`` with ``q = h / (h
+    + 1)`` is the same without the rounding of ``h + 1``, which would be as large as that of h.
     """
     real = form.real
-    reduction, power_of_two = REDUCTIONS[form.kind], POWERS_OF_TWO[form.kind]
-    one, two = real(1), real(2)
+    power_of_two = POWERS_OF_TWO[form.kind]
+    one, half = real(1), real(0.5)
     near = real(coefficients.TANH_NEAR)
     highest = real((form.fraction_bits + 4) * math.log(2) / 2)
-    bend = polynomial(coefficients.TANH[real])
+    magic, magic_bits = form.magic, form.magic_bits
+    per_step = real(2 / math.log(2))
+    step_high, step_low = form.split(coefficients.LN2 / 2)
+    exact = form.kind == types.float64
+    scaled = [2 * 2**k * float(c) for k, c in enumerate(coefficients.EXP[real])]
+    bend = polynomial_of_square(scaled)
 
     @inline
     def tanh(x):
         size = magnitude(x)
-        square = size * size
-        small = fma(size * square, bend(square), size)
         bounded = select(size > highest, highest, size)
-        n, high, tail = reduction(bounded + bounded)
-        scale = power_of_two(n)
-        large = one - two / fma(scale, high + tail, scale + one)
-        return with_sign_of(select(size < near, small, large), x)
+        shifted = fma(bounded, per_step, magic)
+        count = shifted - magic
+        u = fma(count, -step_high, bounded)
+        if exact:
+            u = fma(count, -step_low, u)
+        square = u * u
+        grown = fma(square, bend(u, square), u)
+        scale = power_of_two(subtract(bits(shifted), magic_bits))
+        h = fma(scale, grown, fma(scale, half, -half))
+        quotient = h / (h + one)
+        return with_sign_of(select(size < near, fma(-h, quotient, h), quotient), x)
 
     return tanh
 

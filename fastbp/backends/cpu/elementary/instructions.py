@@ -32,6 +32,7 @@ __all__ = [
     "narrow",
     "number",
     "polynomial",
+    "polynomial_of_square",
     "select",
     "shift_left",
     "shift_right",
@@ -193,6 +194,32 @@ def polynomial(coefficients: Any) -> Any:
             return terms[0]
 
         return x(x), generate
+
+    return evaluate
+
+
+def polynomial_of_square(coefficients: Any) -> Any:
+    """A polynomial of x, given x and x**2: Horner's rule in x**2 on pairs ``c[k] + c[k + 1] x``.
+
+    As many multiply-adds as Horner's rule in x, and half as long a chain.
+    """
+    constants = [float(coefficient) for coefficient in coefficients]
+
+    @intrinsic
+    def evaluate(typing_context, x, square):
+        def generate(context, builder, signature, arguments):
+            value, power = arguments
+            terms = [ir.Constant(value.type, constant) for constant in constants]
+            pairs = [
+                builder.fma(terms[k + 1], value, terms[k]) if k + 1 < len(terms) else terms[k]
+                for k in range(0, len(terms), 2)
+            ]
+            total = pairs.pop()
+            while pairs:
+                total = builder.fma(total, power, pairs.pop())
+            return total
+
+        return x(x, x), generate
 
     return evaluate
 

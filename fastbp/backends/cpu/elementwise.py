@@ -11,42 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from llvmlite.ir.values import MDValue
 from numba import types
 from numba.extending import intrinsic
 
-from fastbp.backends.cpu.vectors import I64, at, lanes_of
+from fastbp.backends.cpu.vectors import I64, at, distinct_node, lanes_of, loop_properties
 
 __all__ = ["map_elements"]
-
-
-class DistinctNode(MDValue):
-    """Metadata that is equal to nothing else; its first operand may be itself."""
-
-    def descr(self, buf: list[Any]) -> None:
-        buf += ("distinct ",)
-        super().descr(buf)
-
-
-def distinct_node(module: Any) -> DistinctNode:
-    return DistinctNode(module, (), name=str(len(module.metadata)))
-
-
-def loop_properties(module: Any, access_group: Any, lanes: int) -> Any:
-    """The metadata of a loop whose iterations are independent and worth a vector each."""
-
-    def named(name: str, *values: Any) -> Any:
-        return module.add_metadata([ir.MetaDataString(module, name), *values])
-
-    node = distinct_node(module)
-    node.operands = (
-        node,
-        named("llvm.loop.parallel_accesses", access_group),
-        named("llvm.loop.vectorize.enable", ir.Constant(ir.IntType(1), 1)),
-        named("llvm.loop.vectorize.width", ir.Constant(ir.IntType(32), lanes)),
-        named("llvm.loop.interleave.count", ir.Constant(ir.IntType(32), 1)),
-    )
-    return node
 
 
 def flat(kind: Any) -> list[Any]:
@@ -125,7 +95,15 @@ def map_elements(typing_context, function, inputs, extra, outputs, lines):
         following = builder.add(index, I64(1))
         index.add_incoming(following, builder.block)
         branch = builder.cbranch(builder.icmp_signed("<", following, count), inside, after)
-        branch.set_metadata("llvm.loop", loop_properties(module, group, lanes))
+        one, width = ir.Constant(ir.IntType(1), 1), ir.Constant(ir.IntType(32), lanes)
+        properties = loop_properties(
+            module,
+            ("llvm.loop.parallel_accesses", group),
+            ("llvm.loop.vectorize.enable", one),
+            ("llvm.loop.vectorize.width", width),
+            ("llvm.loop.interleave.count", ir.Constant(ir.IntType(32), 1)),
+        )
+        branch.set_metadata("llvm.loop", properties)
         builder.position_at_end(after)
         return context.get_dummy_value()
 

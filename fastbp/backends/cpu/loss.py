@@ -23,7 +23,8 @@ from fastbp.backends.cpu.intrinsics import (
     stack_array,
     vector,
 )
-from fastbp.backends.cpu.panels import clear_padding, copy_line, panel_width
+from fastbp.backends.cpu.packing import MOST_COLUMNS, pack_rows, scale_rows, sum_rows
+from fastbp.backends.cpu.panels import gather_lines, multiply_lines, panel_width
 from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 from fastbp.elementary import exp, log
@@ -39,8 +40,8 @@ CHUNK = 64  # rows whose panel of outputs goes through the law in one run
 
 
 @register_jitable(forceinline=True)
-def bent(change, slope, share):
-    return (change * (slope * share),)
+def times(slope, share):
+    return (slope * share,)
 
 
 def elementwise_loss(real, sources, law, setting_count):
@@ -64,42 +65,61 @@ def elementwise_loss(real, sources, law, setting_count):
         outputs = size(arguments, 9, 0)
         share = real(1.0) / real(outputs)
         wanted = stack_array(block, real)
+        given = stack_array(block, real)
         losses = stack_array(block, real)
         slopes = stack_array(block, real)
         for first in range(first_row, last_row, CHUNK):
             rows = min(CHUNK, last_row - first)
+            index = offset(row_index, first)
             for column in range(0, outputs, panel):
                 width = panel_width(padded, column, lanes)
                 count = min(width, outputs - column)
-                for i in range(rows):
-                    target = offset(targets, row_index[first + i] * outputs + column)
-                    for j in range(0, width, lanes):
-                        copy_line(offset(wanted, i * width + j), offset(target, j), count - j)
+                is_packed = count <= MOST_COLUMNS
+                packed = count if is_packed else width
                 place = column * rows_high + first * width
-                change = offset(delta, place)
-                lines = rows * width // lanes
-                values = (offset(output, place), wanted)
+                result, change = offset(output, place), offset(delta, place)
+                if is_packed:
+                    pack_rows(wanted, offset(targets, column), outputs, index, rows, count)
+                    pack_rows(given, result, width, None, rows, count)
+                else:
+                    for j in range(0, count, lanes):
+                        source, left = offset(targets, column + j), count - j
+                        gather_lines(offset(wanted, j), width, source, outputs, index, rows, left)
+                lines = (rows * packed + lanes - 1) // lanes
+                values = (given if is_packed else result, wanted)
                 map_elements(law, values, (settings,), (losses, slopes), lines)
-                map_elements(bent, (change, slopes), (share,), (change,), lines)
-                if width > count:
-                    clear_padding(change, rows, width, count)
-                for i in range(rows):
-                    total = row_loss[first + i] if column > 0 else real(0.0)
-                    for j in range(count):
-                        total += losses[i * width + j]
-                    row_loss[first + i] = total
+                map_elements(times, (slopes,), (share,), (slopes,), lines)
+                if is_packed and column == 0:
+                    sum_rows(offset(row_loss, first), losses, rows, count)
+                else:
+                    for i in range(rows):
+                        total = row_loss[first + i] if column > 0 else real(0.0)
+                        for j in range(count):
+                            total += losses[i * packed + j]
+                        row_loss[first + i] = total
+                if is_packed:
+                    scale_rows(change, width, slopes, rows, count)
+                else:
+                    for j in range(0, width, lanes):
+                        slope, left = offset(slopes, j), count - j
+                        multiply_lines(offset(change, j), width, slope, width, rows, left)
                 if weighted:
                     for i in range(rows):
-                        weight = weights[row_index[first + i]]
+                        weight = weights[index[i]]
                         for j in range(count):
                             # A loss that counts nothing may be infinite.
                             at = i * width + j
                             change[at] = weight * change[at] if weight != real(0.0) else weight
-            for i in range(first, first + rows):
-                weight = weights[row_index[i]] if weighted else real(1.0)
-                row_weight[i] = weight
-                mean = weight * (row_loss[i] * share)
-                row_loss[i] = mean if weight != real(0.0) else weight
+            if weighted:
+                for i in range(first, first + rows):
+                    weight = weights[row_index[i]]
+                    row_weight[i] = weight
+                    mean = weight * (row_loss[i] * share)
+                    row_loss[i] = mean if weight != real(0.0) else weight
+            else:
+                for i in range(first, first + rows):
+                    row_weight[i] = real(1.0)
+                    row_loss[i] = row_loss[i] * share
 
     return elementwise_loss
 

@@ -37,6 +37,8 @@ from fastbp.backends.cpu.vectors import (
 __all__ = [
     "clear_padding",
     "copy_line",
+    "gather_lines",
+    "multiply_lines",
     "multiply_panels",
     "panel_width",
     "prefetch",
@@ -182,6 +184,26 @@ def transpose_block(typing_context, target, target_stride, source, source_stride
     return types.void(target, target_stride, source, source_stride, rows, columns), generate
 
 
+def first_lanes(builder: Any, real: Any, count: Any) -> Any:
+    """The mask of the first lanes of a line, `count` of them or all."""
+    lanes = lanes_of(real)
+    lane = ir.Constant(ir.VectorType(I64, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", lane, splat(builder, count, lanes))
+
+
+def load_lanes(builder: Any, source: Any, mask: Any) -> Any:
+    """A line of which only the lanes of a mask are read; the others are zero."""
+    kind = vector_type(source.type.pointee, mask.type.count)
+    pointer = kind.as_pointer()
+    name = f"llvm.masked.load.v{kind.count}{SUFFIXES[str(kind.element)]}.p0"
+    function = builder.module.globals.get(name)
+    if function is None:
+        taken = [pointer, ir.IntType(32), mask.type, kind]
+        function = ir.Function(builder.module, ir.FunctionType(kind, taken), name)
+    alignment = ir.IntType(32)(ITEM_BYTES[str(kind.element)])
+    return builder.call(function, [builder.bitcast(source, pointer), alignment, mask, zero(kind)])
+
+
 @intrinsic
 def copy_line(typing_context, target, source, count):
     """target[j] = source[j] for j < count, and zero in the rest of the line.
@@ -191,23 +213,62 @@ def copy_line(typing_context, target, source, count):
 
     def generate(context, builder, signature, arguments):
         target, source, count = arguments
-        kind = vector_type(source.type.pointee, lanes_of(source.type.pointee))
-        lane = ir.Constant(ir.VectorType(I64, kind.count), list(range(kind.count)))
-        mask = builder.icmp_signed("<", lane, splat(builder, count, kind.count))
-        flags = ir.VectorType(ir.IntType(1), kind.count)
-        pointer = kind.as_pointer()
-        name = f"llvm.masked.load.v{kind.count}{SUFFIXES[str(kind.element)]}.p0"
-        function = builder.module.globals.get(name)
-        if function is None:
-            taken = [pointer, ir.IntType(32), flags, kind]
-            function = ir.Function(builder.module, ir.FunctionType(kind, taken), name)
-        alignment = ir.IntType(32)(ITEM_BYTES[str(kind.element)])
-        place = builder.bitcast(source, pointer)
-        vector = builder.call(function, [place, alignment, mask, zero(kind)])
-        store(builder, vector, target, LINE_BYTES)
+        mask = first_lanes(builder, source.type.pointee, count)
+        store(builder, load_lanes(builder, source, mask), target, LINE_BYTES)
         return context.get_dummy_value()
 
     return types.void(target, source, count), generate
+
+
+@intrinsic
+def gather_lines(
+    typing_context, target, target_stride, source, source_stride, index, rows, columns
+):
+    """target[i, j] = source[index[i], j] for j < columns, and zero in the rest of a line.
+
+    A line of each of some rows: row i of `target` begins `target_stride` elements further on, and
+    row r of `source` at `source_stride` times r.
+    """
+
+    def generate(context, builder, signature, arguments):
+        target, target_stride, source, source_stride, index, rows, columns = arguments
+        mask = first_lanes(builder, source.type.pointee, columns)
+
+        def row(i: Any, _: list[Any]) -> list[Any]:
+            begin = builder.mul(builder.load(at(builder, index, i)), source_stride)
+            line = load_lanes(builder, at(builder, source, begin), mask)
+            place = at(builder, target, builder.mul(i, target_stride))
+            store(builder, line, place, LINE_BYTES)
+            return []
+
+        loop(builder, rows, [], row)
+        return context.get_dummy_value()
+
+    taken = (target, target_stride, source, source_stride, index, rows, columns)
+    return types.void(*taken), generate
+
+
+@intrinsic
+def multiply_lines(typing_context, target, target_stride, source, source_stride, rows, columns):
+    """target[i, j] *= source[i, j] for j < columns, and zero in the rest of a line of each row."""
+
+    def generate(context, builder, signature, arguments):
+        target, target_stride, source, source_stride, rows, columns = arguments
+        lanes = lanes_of(source.type.pointee)
+        mask = first_lanes(builder, source.type.pointee, columns)
+
+        def row(i: Any, _: list[Any]) -> list[Any]:
+            place = at(builder, target, builder.mul(i, target_stride))
+            factor = load(builder, at(builder, source, builder.mul(i, source_stride)), lanes)
+            line = builder.fmul(load(builder, place, lanes, LINE_BYTES), factor)
+            store(builder, builder.select(mask, line, zero(line.type)), place, LINE_BYTES)
+            return []
+
+        loop(builder, rows, [], row)
+        return context.get_dummy_value()
+
+    taken = (target, target_stride, source, source_stride, rows, columns)
+    return types.void(*taken), generate
 
 
 @intrinsic

@@ -17,7 +17,7 @@ from fastbp.backends.cpu.intrinsics import (
     stack_array,
     vector,
 )
-from fastbp.backends.cpu.panels import copy_line, panel_width, prefetch
+from fastbp.backends.cpu.panels import copy_line, gather_lines, panel_width, prefetch
 from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 
@@ -104,9 +104,17 @@ def gather_inputs(real, sources):
         features = size(arguments, 4, 0)
         ahead, known = batch[ROWS], batch[ORDER_END] - batch[POSITION]
         few = (features + lanes - 1) // lanes if features <= PREFETCHED_LINES * lanes else 0
+        if few > 0:  # the same rows of the next batch; long rows come in time anyway
+            for i in range(first_row + ahead, min(last_row + ahead, known)):
+                prefetch(offset(data, row_index[i] * features), few)
+        if padded <= panel:
+            target, index = offset(inputs, first_row * padded), offset(row_index, first_row)
+            rows = last_row - first_row
+            for j in range(0, padded, lanes):
+                line, source = offset(target, j), offset(data, j)
+                gather_lines(line, padded, source, features, index, rows, features - j)
+            return
         for i in range(first_row, last_row):
-            if i + ahead < known:  # the same row of the next batch; long rows come in time anyway
-                prefetch(offset(data, row_index[i + ahead] * features), few)
             source = offset(data, row_index[i] * features)
             for column in range(0, padded, panel):
                 width = panel_width(padded, column, lanes)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.ir.values import MDValue
 
 __all__ = [
     "I64",
@@ -18,10 +19,12 @@ __all__ = [
     "LINE_BYTES",
     "SUFFIXES",
     "at",
+    "distinct_node",
     "fused_multiply_add",
     "lanes_of",
     "load",
     "loop",
+    "loop_properties",
     "minimum",
     "shuffle",
     "splat",
@@ -98,13 +101,40 @@ def minimum(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.icmp_signed("<", a, b), a, b)
 
 
+class DistinctNode(MDValue):
+    """Metadata that is equal to nothing else; its first operand may be itself."""
+
+    def descr(self, buf: list[Any]) -> None:
+        buf += ("distinct ",)
+        super().descr(buf)
+
+
+def distinct_node(module: Any) -> DistinctNode:
+    """A node without operands so far."""
+    return DistinctNode(module, (), name=str(len(module.metadata)))
+
+
+def loop_properties(module: Any, *properties: tuple[Any, ...]) -> DistinctNode:
+    """The metadata of one loop: a name and values for each property."""
+    node = distinct_node(module)
+    named = [
+        module.add_metadata([ir.MetaDataString(module, name), *values])
+        for name, *values in properties
+    ]
+    node.operands = (node, *named)
+    return node
+
+
 def loop(
     builder: Any,
     count: Any,
     carried: Sequence[Any],
     body: Callable[[Any, list[Any]], Sequence[Any]],
 ) -> list[Any]:
-    """Emit ``for i in range(count): carried = body(i, carried)``; return the carried values."""
+    """Emit ``for i in range(count): carried = body(i, carried)``; return the carried values.
+
+    It stays as it is written: LLVM is told not to vectorise it, which it would do with gathers.
+    """
     before = builder.block
     head, inside, after = (builder.append_basic_block(name) for name in ("head", "body", "after"))
     builder.branch(head)
@@ -123,6 +153,7 @@ def loop(
     index.add_incoming(builder.add(index, I64(1)), last)
     for phi, value in zip(values, changed, strict=True):
         phi.add_incoming(value, last)
-    builder.branch(head)
+    never = ("llvm.loop.vectorize.enable", ir.Constant(ir.IntType(1), 0))
+    builder.branch(head).set_metadata("llvm.loop", loop_properties(builder.module, never))
     builder.position_at_end(after)
     return values

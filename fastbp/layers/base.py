@@ -28,7 +28,10 @@ class PlanTables(Protocol):
     def add_rows(self, name: str, slab: str, columns: int) -> str:
         """Add a matrix with a row for each row of a segment; return its name."""
 
-    def transpose(self, weight: str) -> str:
+    def by_inputs(self, weight: str) -> str:
+        """The name of a weight as (inputs, units), which updates keep up to date."""
+
+    def by_units(self, weight: str) -> str:
         """The name of a weight as (units, inputs), which updates keep up to date."""
 
     def absent(self) -> str:
@@ -46,7 +49,10 @@ class PlanTables(Protocol):
         """
 
     def is_turned(self, weight: str) -> bool:
-        """Whether a weight lies as (units, inputs), because the layer is thin."""
+        """Whether a weight lies as (units, inputs), so that its gradient does too."""
+
+    def is_thin(self, weight: str) -> bool:
+        """Whether the layer's outputs are sums along its inputs, of a weight that is turned."""
 
 
 @dataclass(frozen=True)

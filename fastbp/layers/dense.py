@@ -70,15 +70,16 @@ class Dense(Layer):
 
     def add_forward(self, builder: PlanTables, index: int, *, derivative: bool) -> None:
         inputs, units = builder.sizes(index)
+        weight = f"{index}.weight"
+        thin = builder.is_thin(weight)
         tensors = [
             builder.add_rows(f"{index}.output", "activations", units),
             builder.add_rows(f"{index}.delta", "deltas", units) if derivative else builder.absent(),
             builder.input_name(index),
-            f"{index}.weight",
+            weight if thin else builder.by_inputs(weight),
             f"{index}.bias",
         ]
-        thin = int(builder.is_turned(f"{index}.weight"))
-        builder.add_step("dense_forward", tensors, [inputs, units, thin], law=self.activation)
+        builder.add_step("dense_forward", tensors, [inputs, units, int(thin)], law=self.activation)
 
     def add_backward(self, builder: PlanTables, index: int, *, inputs_too: bool) -> None:
         inputs, units = builder.sizes(index)
@@ -88,7 +89,7 @@ class Dense(Layer):
         before = f"{index - 1}.delta"
         if index == 0:
             before = builder.add_rows("inputs.gradient", "deltas", inputs)
-        tensors = [before, f"{index}.delta", builder.transpose(f"{index}.weight")]
+        tensors = [before, f"{index}.delta", builder.by_units(f"{index}.weight")]
         builder.add_step("dense_backward_data", tensors, [inputs, units, int(index == 0)])
 
     def add_gradients(self, builder: PlanTables, index: int) -> None:

@@ -114,7 +114,7 @@ class Plan:
     segment_rows : int
         The most rows of a batch that are in the slabs at a time.
     turned : frozenset of str
-        Weights that lie as (units, inputs), not (inputs, units): those of thin layers.
+        Weights that lie as (units, inputs), not (inputs, units).
     order : Step
         Run before each segment: which row of the data is at which place.
     propagation : tuple of Step

@@ -28,6 +28,7 @@ class PlanBuilder:
         self.panel = geometry.panel_lines * self.line
         self.specifications = dict(network.parameters())
         self.turned: set[str] = set()
+        self.thin: set[str] = set()
         self.tensors: dict[str, Tensor] = {}
         self.kinds: dict[str, str] = {}
         self.lengths: dict[str, int] = {}
@@ -71,7 +72,11 @@ class PlanBuilder:
         self.tensors["none"] = Tensor("none", "data", 0, 0, 0, 0)
         return "none"
 
-    def transpose(self, weight: str) -> str:
+    def by_inputs(self, weight: str) -> str:
+        """A weight as (inputs, units): itself, or a copy that the weight pass keeps up to date."""
+        return f"{weight}.transposed" if weight in self.turned else weight
+
+    def by_units(self, weight: str) -> str:
         """A weight as (units, inputs): itself, or a copy that the weight pass keeps up to date."""
         if weight in self.turned:
             return weight
@@ -89,16 +94,41 @@ class PlanBuilder:
         """Whether a weight lies as (units, inputs)."""
         return weight in self.turned
 
+    def is_thin(self, weight: str) -> bool:
+        """Whether a layer sums along its inputs; its weight lies as (units, inputs)."""
+        return weight in self.thin
+
     def add_parameters(self) -> None:
-        """Lay out the parameters; the weights of thin layers lie the other way round."""
+        """Lay out the parameters, each weight the way round that suits it.
+
+        The forward pass of a turned layer that is not thin needs its weight as (inputs, units) too.
+        That copy lies with the parameters, because plans that share them share it.
+        """
         for name, specification in self.network.parameters():
             rows, columns = specification.matrix_shape
-            if specification.is_weight and self.is_thin(rows, columns):
-                self.turned.add(name)
-                rows, columns = columns, rows
-            self.add(name, "parameters", rows, columns)
+            if specification.is_weight and self.has_thin_sums(rows, columns):
+                self.thin.add(name)
+            elif not specification.is_weight or not self.has_fewer_lines_turned(rows, columns):
+                self.add(name, "parameters", rows, columns)
+                continue
+            self.turned.add(name)
+            self.add(name, "parameters", columns, rows)
+            if name not in self.thin:
+                self.add(f"{name}.transposed", "parameters", rows, columns)
 
-    def is_thin(self, inputs: int, units: int) -> bool:
+    def has_fewer_lines_turned(self, inputs: int, units: int) -> bool:
+        """Whether gradient and update of a weight are clearly less work as (units, inputs).
+
+        A row of a gradient costs a multiply-add for each of its lines, padding included, and the
+        load of the factor that they share.
+        """
+
+        def cost(rows: int, columns: int) -> int:
+            return rows * (-(-columns // self.line) + 1)
+
+        return 5 * cost(units, inputs) < 4 * cost(inputs, units)
+
+    def has_thin_sums(self, inputs: int, units: int) -> bool:
         """Whether sums along the inputs take fewer instructions than a padded line of units.
 
         A row of one unit takes a multiply-add for each line of inputs and about three operations to

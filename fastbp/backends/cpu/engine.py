@@ -190,9 +190,10 @@ class Engine:
     def load_parameters(self, flat: NDArray[Any]) -> None:
         """Copy a flat parameter vector into the slab, and into the transposed copies."""
         for name, block in self.flat_blocks(flat):
-            self.buffers.write(name, block.T if name in self.plan.turned else block)
+            matrix = block.T if name in self.plan.turned else block
+            self.buffers.write(name, matrix)
             if f"{name}.transposed" in self.buffers.tensors:
-                self.buffers.write(f"{name}.transposed", block.T)
+                self.buffers.write(f"{name}.transposed", matrix.T)
 
     def store_parameters(self, flat: NDArray[Any]) -> None:
         """Copy the parameters into a flat vector."""

@@ -105,16 +105,13 @@ def test_every_optimizer(optimizer, is_weight, shape, rows, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("far", [0, 1])
 @pytest.mark.parametrize(("features", "units"), [(1, 1), (5, 17), (33, 40), (70, 5), (64, 64)])
 @pytest.mark.parametrize(
     ("optimizer", "clip", "rates"),
     [(fb.Adam(0.1), np.inf, (0.0, 0.0)), (fb.SGD(0.1), 0.3, (0.2, 0.1))],
     ids=["adam", "sgd, clipped and penalized"],
 )
-def test_one_step_is_gradient_update_and_transpose(
-    optimizer, clip, rates, features, units, far, dtype
-):
+def test_one_step_is_gradient_update_and_transpose(optimizer, clip, rates, features, units, dtype):
     """dense_step beside the kernels that do its work one by one: the same bits everywhere."""
     n, panel = 11, panel_columns(dtype)
     rng = np.random.default_rng([features, units])
@@ -188,7 +185,7 @@ def test_one_step_is_gradient_update_and_transpose(
                         "dense_step",
                         dtype,
                         {**more, **own},
-                        (units, height, first_tile, far),
+                        (units, height, first_tile),
                         *span,
                         law=optimizer,
                     )

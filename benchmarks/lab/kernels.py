@@ -216,7 +216,7 @@ def cases(dtype: str, n: int, width: int) -> list[Case]:
                             "tile_norm": sums, "tile_penalty": sums,
                             "penalties": Tensor([0, 0], "float64"), "inputs": t(A), "delta": t(D),
                             "scalars": scalars_tensor(), "batch": batch_tensor(n),
-                            "coefficients": t([0.01]), "clip": t(np.inf)}, (width, 2 * panel, 0, 0),
+                            "coefficients": t([0.01]), "clip": t(np.inf)}, (width, 2 * panel, 0),
              tiles, {"parameter": stepped, "transposed": stepped.T}, flops=square, law=sgd),
         Case("update_parameters", {"parameter": t(W), "slots": None, "gradient": t(gradient),
                                    "coefficients": t([0.01]), "clip": t(np.inf),

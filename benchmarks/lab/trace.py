@@ -119,7 +119,7 @@ def trace(work: Workload, dtype: str, seconds: float) -> str:
     for name, array in (("inputs", X), ("targets", targets), ("weights", None)):
         engine.bind(f"data.{name}", array)
     batches = work.steps_per_epoch
-    sizes = (work.batch_size, plan.segment_rows, plan.geometry.row_block, batches)
+    sizes = (work.batch_size, plan.segment_rows, plan.row_block, batches)
     once = [plan.order, plan.reduce_loss, plan.begin, plan.reduce_tiles]
     steps = [*plan.propagation, *once, *plan.weight_steps]
     ticks = np.zeros(len(steps), dtype=np.int64)

@@ -7,14 +7,14 @@ ignore them). A batch comes in segments of rows, so that a batch of any size nee
 segment; gradients add up from segment to segment.
 
 Matrices of the plan lie in panels: the columns 0 to P - 1 of all rows, then the next P, and so on,
-where P numbers are 128 bytes; the last panel is 64 bytes wide where that is enough. Columns beyond
-the matrix's own are padding and hold zeros before and after every kernel. The kernels of the weight
-pass count rows through all panels of a parameter: row r of panel p is number p * rows + r.
+where P numbers are 256 bytes; the last panel is as many lines of 64 bytes wide as it needs. Columns
+beyond the matrix's own are padding and hold zeros before and after every kernel. The kernels of the
+weight pass count rows through all panels of a parameter: row r of panel p is number p * rows + r.
 
 Every sum that ends in an element of a matrix runs in an order that is fixed by the shapes of the
 network: for dense layers one chain of fused multiply-adds in ascending order of the summed index;
-for the outputs of a thin layer one such chain for each of the P columns of a panel, and then the
-sum of these. So it does not depend on how the rows are divided.
+for the outputs of a thin layer one such chain for each lane of a line (64 bytes), and then the sum
+of these in a fixed tree. So it does not depend on how the rows are divided.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ KERNELS: dict[str, KernelContract] = {
             "coefficients",
             "clip",
         ),
-        ("columns", "tile_rows", "first_tile", "far"),
+        ("columns", "tile_rows", "first_tile"),
         writes=("transposed", "tile_norm", "tile_penalty"),
         updates=("parameter", "slots"),
         optional=("slots", "transposed", "inputs"),

@@ -26,18 +26,20 @@ class Geometry:
         Lines of a row of a panel.
     row_block : int
         Rows of the batch that the propagation pass takes through all layers at a time.
+    far_row_block : int
+        The same where the parameters do not stay near: each block fetches them all.
     tile_elements : int
         Parameters that the weight pass takes through gradient and update at a time, about.
     segment_rows : int
         Rows of a batch that the slabs hold at a time; a larger batch comes in segments.
     near_bytes : int
-        Parameters and slots of so many bytes stay in a near cache from step to step; of more, each
-        tile is asked for ahead.
+        Parameters of so many bytes stay in a near cache from one block of rows to the next.
     """
 
     alignment: int
     panel_lines: int
     row_block: int
+    far_row_block: int
     tile_elements: int
     segment_rows: int
     near_bytes: int
@@ -154,6 +156,13 @@ class Plan:
     multiply_adds: int
 
     @property
+    def row_block(self) -> int:
+        """Rows that the propagation pass takes through all layers at a time."""
+        size = self.network.parameter_count * ITEM_BYTES[self.dtype]
+        near = size <= self.geometry.near_bytes
+        return self.geometry.row_block if near else self.geometry.far_row_block
+
+    @property
     def line(self) -> int:
         """Numbers in a line."""
         return self.geometry.alignment // ITEM_BYTES[self.dtype]
@@ -162,7 +171,7 @@ class Plan:
         lines = [
             f"{self.purpose} plan: {self.network}",
             f"dtype {self.dtype}, batches of up to {self.batch_rows} rows in segments of "
-            f"{self.segment_rows} and blocks of {self.geometry.row_block}, "
+            f"{self.segment_rows} and blocks of {self.row_block}, "
             f"{self.multiply_adds:,} multiply-adds a batch",
             "",
             *table(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from fastbp.optimizers import Optimizer
-from fastbp.plan.plan import ITEM_BYTES, Step, Tile
+from fastbp.plan.plan import Step, Tile
 from fastbp.plan.tables import PlanBuilder
 
 __all__ = ["WeightPass", "add_weight_pass"]
@@ -114,7 +114,6 @@ def add_step(
     kind, inputs, delta = builder.gradients[name]
     slots = add_slots(builder, name, optimizer)
     transposed = f"{name}.transposed"
-    moved = builder.network.parameter_count * ITEM_BYTES[builder.dtype]
     result.steps.append(
         Step(
             f"{kind}_step",
@@ -136,7 +135,6 @@ def add_step(
                 builder.tensors[name].columns,
                 height,
                 len(result.tiles),
-                int(moved * (1 + len(optimizer.slots)) > builder.geometry.near_bytes),
             ),
             optimizer,
         )

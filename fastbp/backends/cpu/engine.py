@@ -259,7 +259,7 @@ class Engine:
         plan = self.plan
         parallel = (self.parallel if parallel is None else parallel) and may_run_parallel()
         run_batches = compile_driver(driver.run_batches, parallel)
-        sizes = (self.batch_rows, plan.segment_rows, plan.geometry.row_block)
+        sizes = (self.batch_rows, plan.segment_rows, plan.row_block)
         with parallel_region(self.threads) if parallel else contextlib.nullcontext():
             status, done = run_batches(
                 self.propagation,

@@ -167,9 +167,6 @@ def add_columns(typing_context, target, source, panel, rows, panels, lines):
     return types.void(target, source, panel, rows, panels, lines), generate
 
 
-THIN_ROWS = 4  # rows that share a load of the weights, and whose lanes are added up together
-
-
 def fold(builder: Any, a: Any, b: Any, group: int) -> Any:
     """Halve groups of lanes of two vectors at once: the groups of a first, then those of b."""
     lanes = a.type.count
@@ -208,8 +205,8 @@ def add_up(builder: Any, vectors: list[Any]) -> list[Any]:
 def thin_product(typing_context, target, bias, inputs, weight, sizes):
     """target[i, u] = bias[u] + sum over f of inputs[i, f] weight[u, f], for few units u.
 
-    `inputs` and `weight` lie in panels whose padding is zero; each lane of a panel's lines carries
-    a sum of its own. `sizes`: first row of the inputs, rows, rows of the inputs' panels,
+    `inputs` and `weight` lie in panels whose padding is zero; each lane of a line carries a sum of
+    its own, lines ascending. `sizes`: first row of the inputs, rows, rows of the inputs' panels,
     units, padded features. Row i of `target` begins i lines further on.
     """
 
@@ -221,64 +218,83 @@ def thin_product(typing_context, target, bias, inputs, weight, sizes):
         kind = vector_type(real, lanes)
         panel = PANEL_LINES * lanes
         panels = builder.sdiv(padded, I64(panel))
-        left = builder.sdiv(builder.srem(padded, I64(panel)), I64(lanes))
-        input_panel = builder.mul(height, I64(panel))
-        weight_panel = builder.mul(units, I64(panel))
+        narrow = builder.srem(padded, I64(panel))
+        one_if_narrow = builder.zext(builder.icmp_signed(">", narrow, I64(0)), I64)
+        # Full panels, then the last one: how many, and their width.
+        parts = [(panels, I64(panel)), (one_if_narrow, narrow)]
 
-        def group_of_rows(first: Any, count: int) -> None:
-            def unit(u: Any, _: list[Any]) -> list[Any]:
-                def chains(lines: int) -> Any:
-                    def step(_: Any, carried: list[Any]) -> list[Any]:
-                        x, w, *sums = carried
-                        weights = at(builder, w, builder.mul(u, I64(lines * lanes)))
-                        changed = list(sums)
-                        for line in range(lines):
-                            factor = load(
-                                builder, at(builder, weights, line * lanes), lanes, LINE_BYTES
-                            )
-                            for i in range(count):
-                                row = builder.add(builder.add(begin, first), I64(i))
-                                place = builder.mul(row, I64(lines * lanes))
-                                place = builder.add(place, I64(line * lanes))
-                                value = load(builder, at(builder, x, place), lanes, LINE_BYTES)
-                                k = PANEL_LINES * i + line
-                                changed[k] = fused_multiply_add(builder, value, factor, sums[k])
-                        return [at(builder, x, input_panel), at(builder, w, weight_panel), *changed]
+        def tile(first: Any, unit: Any, high: int, wide: int) -> None:
+            """The outputs of `high` rows and `wide` units: their sums fill one vector at most."""
+            state = [inputs, weight, *[zero(kind)] * (high * wide)]
+            units_here = [builder.add(unit, I64(u)) for u in range(wide)]
+            begun = builder.add(begin, first)
+            rows_here = [builder.add(begun, I64(i)) for i in range(high)]
+            for count, width in parts:
 
-                    return step
+                def over_panels(_: Any, carried: list[Any], width: Any = width) -> list[Any]:
+                    x, w, *sums = carried
+                    lefts = [at(builder, x, builder.mul(row, width)) for row in rows_here]
+                    rights = [at(builder, w, builder.mul(u, width)) for u in units_here]
 
-                sums = [zero(kind)] * (PANEL_LINES * count)
-                state = loop(builder, panels, [inputs, weight, *sums], chains(PANEL_LINES))
-                for lines in range(1, PANEL_LINES):  # the last panel, where it is narrower
-                    is_last = builder.zext(builder.icmp_signed("==", left, I64(lines)), I64)
-                    state = loop(builder, is_last, state, chains(lines))
-                sums = state[2:]
-                while len(sums) > count:  # neighbouring lines, then neighbouring pairs
-                    pairs = zip(sums[::2], sums[1::2], strict=True)
-                    sums = [builder.fadd(a, b) for a, b in pairs]
-                start = builder.load(at(builder, bias, u))
-                for i, value in enumerate(add_up(builder, sums)):
-                    row = builder.mul(builder.add(first, I64(i)), I64(lanes))
-                    place = at(builder, target, builder.add(row, u))
-                    builder.store(builder.fadd(start, value), place)
+                    def over_lines(line: Any, sums: list[Any]) -> list[Any]:
+                        shift = builder.mul(line, I64(lanes))
+                        factors = [
+                            load(builder, at(builder, right, shift), lanes, LINE_BYTES)
+                            for right in rights
+                        ]
+                        changed = []
+                        for i, left in enumerate(lefts):
+                            value = load(builder, at(builder, left, shift), lanes, LINE_BYTES)
+                            for u, factor in enumerate(factors):
+                                total_so_far = sums[i * wide + u]
+                                changed.append(
+                                    fused_multiply_add(builder, value, factor, total_so_far)
+                                )
+                        return changed
+
+                    sums = loop(builder, builder.sdiv(width, I64(lanes)), sums, over_lines)
+                    following = [
+                        at(builder, x, builder.mul(height, width)),
+                        at(builder, w, builder.mul(units, width)),
+                    ]
+                    return [*following, *sums]
+
+                state = loop(builder, count, state, over_panels)
+            found = add_up(builder, state[2:])
+            biases = [
+                builder.load(at(builder, bias, builder.add(unit, I64(u)))) for u in range(wide)
+            ]
+            for i in range(high):
+                place = builder.add(builder.mul(builder.add(first, I64(i)), I64(lanes)), unit)
+                for u in range(wide):
+                    value = builder.fadd(biases[u], found[i * wide + u])
+                    builder.store(value, at(builder, at(builder, target, place), u))
+
+        def rows_of_tiles(done: Any, high: int, wide: int) -> Any:
+            """All units of as many rows as tiles of a height cover; the row that comes next."""
+            count = builder.sdiv(builder.sub(rows, done), I64(high))
+
+            def some_rows(index: Any, _: list[Any]) -> list[Any]:
+                first = builder.add(done, builder.mul(index, I64(high)))
+                groups = builder.sdiv(units, I64(wide))
+
+                def some_units(group: Any, _: list[Any]) -> list[Any]:
+                    tile(first, builder.mul(group, I64(wide)), high, wide)
+                    return []
+
+                def one_unit(u: Any, _: list[Any]) -> list[Any]:
+                    tile(first, builder.add(builder.mul(groups, I64(wide)), u), high, 1)
+                    return []
+
+                loop(builder, groups, [], some_units)
+                loop(builder, builder.srem(units, I64(wide)), [], one_unit)
                 return []
 
-            loop(builder, units, [], unit)
+            loop(builder, count, [], some_rows)
+            return builder.add(done, builder.mul(count, I64(high)))
 
-        whole = builder.sdiv(rows, I64(THIN_ROWS))
-
-        def four(index: Any, _: list[Any]) -> list[Any]:
-            group_of_rows(builder.mul(index, I64(THIN_ROWS)), THIN_ROWS)
-            return []
-
-        loop(builder, whole, [], four)
-        done = builder.mul(whole, I64(THIN_ROWS))
-
-        def one(index: Any, _: list[Any]) -> list[Any]:
-            group_of_rows(builder.add(done, index), 1)
-            return []
-
-        loop(builder, builder.sub(rows, done), [], one)
+        # Tiles of 4 rows, as many units as fill a vector with their outputs; then single rows.
+        rows_of_tiles(rows_of_tiles(I64(0), 4, lanes // 4), 1, lanes // 4)
         return context.get_dummy_value()
 
     return types.void(target, bias, inputs, weight, sizes), generate

@@ -33,9 +33,9 @@ from fastbp.backends.cpu.intrinsics import (
     size,
     stack_array,
 )
-from fastbp.backends.cpu.panels import clear_padding, panel_width, prefetch
+from fastbp.backends.cpu.panels import clear_padding, panel_width
 from fastbp.backends.cpu.reductions import scale_and_square, sum_of_squares
-from fastbp.backends.cpu.tuning import GRADIENT_DEPTH, PANEL_LINES
+from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.update import clipped, transpose_rows
 from fastbp.backends.cpu.vectors import LINE_BYTES
 
@@ -69,7 +69,6 @@ def dense_step(real, sources, law, slot_count, coefficient_count):
         bound = pointer(arguments, 11, real)[0]
         columns = size(arguments, 12, 0)
         tile_rows, first_tile = size(arguments, 12, 1), size(arguments, 12, 2)
-        far = size(arguments, 12, 3)
         gradient = stack_array(block, real)
         nothing = stack_array(panel, real)
         for j in range(panel):
@@ -94,31 +93,19 @@ def dense_step(real, sources, law, slot_count, coefficient_count):
             lines = count // lanes
             parameter, running = offset(parameters, place), offset(slots, place)
             if is_weight:
-                # Memory is asked for a share at a time, as the product goes through the batch.
-                asked = 0
-                blocks = (depth + GRADIENT_DEPTH - 1) // GRADIENT_DEPTH
-                share = (lines + blocks - 1) // blocks if far != 0 else 0
-                for begin in range(0, depth, GRADIENT_DEPTH):
-                    if far != 0:
-                        wanted = min(share, lines - asked)
-                        prefetch(offset(parameter, asked * lanes), wanted)
-                        for s in range(slot_count):
-                            shift = s * rows_high * padded + asked * lanes
-                            prefetch(offset(running, shift), wanted)
-                        asked += wanted
-                    multiply_transposed(
-                        product_for(arguments, 12, 4, width, lanes),
-                        gradient,
-                        nothing if begin == 0 else gradient,
-                        0 if begin == 0 else width,
-                        offset(inputs, row * batch_height),
-                        panel_width(padded_columns(arguments, 6), row, lanes),
-                        rows,
-                        offset(delta, column * batch_height),
-                        width,
-                        begin,
-                        min(begin + GRADIENT_DEPTH, depth),
-                    )
+                multiply_transposed(
+                    product_for(arguments, 12, 3, width, lanes),
+                    gradient,
+                    nothing,
+                    0,
+                    offset(inputs, row * batch_height),
+                    panel_width(padded_columns(arguments, 6), row, lanes),
+                    rows,
+                    offset(delta, column * batch_height),
+                    width,
+                    0,
+                    depth,
+                )
             else:
                 for j in range(count):
                     gradient[j] = real(0.0)

@@ -1,8 +1,9 @@
 """Shapes of register tiles: ``python -m benchmarks.lab.tiles [--dtype float64]``.
 
-The product of some rows with one panel, as the forward pass calls it, for tiles of several heights
-and vector widths: checked against NumPy, then timed in turns with the peak of multiply-adds in
-registers. Prints the share of that peak, median of the rounds.
+The product of some rows with one panel, for panels of one to four lines and tiles of several
+heights: as the forward pass reads A (row by row) and as the gradient of a weight does (transposed).
+Each is checked against NumPy, then timed in turns with the peak of multiply-adds in registers.
+Prints the share of that peak, median of the rounds.
 """
 
 from __future__ import annotations
@@ -19,55 +20,62 @@ from benchmarks.peak import gigaflops
 from fastbp.backends.cpu import product
 from fastbp.backends.cpu.compiler import compile_product
 from fastbp.backends.cpu.intrinsics import as_pointer, call_product
-from fastbp.backends.cpu.tuning import TileShape
+from fastbp.backends.cpu.tuning import PANEL_LINES, TILE_SHAPES, TileShape
 
-SHAPES = [TileShape(64, 2, height) for height in (4, 6, 8, 10, 12, 14)]
-SHAPES += [TileShape(64, 1, 8), TileShape(32, 2, 6), TileShape(16, 4, 6)]
-SIZES = [(32, 32), (64, 64), (64, 256), (128, 512), (128, 2048)]
+SHAPES = [TileShape(64, 1, height, 1) for height in (8, 12)]
+SHAPES += [TileShape(64, 2, height, 2) for height in (8, 12)]
+SHAPES += [TileShape(64, 3, height, 3) for height in (6, 8)]
+SHAPES += [TileShape(64, 4, height, 4) for height in (4, 5, 6)]
+SHAPES += [TILE_SHAPES[name][PANEL_LINES - 1] for name in ("avx2", "neon")]
+# Rows of A, depth, and whether A is read transposed.
+SIZES = [(32, 32, False), (60, 64, False), (120, 256, False), (120, 1024, False)]
+SIZES += [(60, 64, True), (60, 128, True), (60, 512, True)]
 ROUNDS, SECONDS = 7, 0.02
 
 
 @njit(nogil=True)
-def repeat(times, address, kind, target, start, a, b, rows, depth, width):
-    """The product as `dense_forward` calls it, so many times."""
+def repeat(times, address, kind, target, start, a, b, strides, rows, depth):
+    """The product as the kernels call it, so many times."""
     for _ in range(times):
         call_product(
             address,
             as_pointer(target, kind),
-            width,
             as_pointer(start, kind),
             0,
             as_pointer(a, kind),
-            width,
-            1,
-            width,
-            rows * width,
+            strides[0],
+            strides[1],
+            strides[2],
+            strides[3],
             rows,
             as_pointer(b, kind),
-            width,
             depth,
-            width,
         )
 
 
-def share(shape: TileShape, rows: int, depth: int, dtype: str) -> float:
+def share(shape: TileShape, rows: int, depth: int, transposed: bool, dtype: str) -> float:
     """The share of the peak, after a check."""
     rng = np.random.default_rng(0)
-    width = 128 // np.dtype(dtype).itemsize
+    line = 64 // np.dtype(dtype).itemsize
+    width = shape.lines * line
     left, right = rng.normal(size=(rows, depth)), rng.normal(size=(depth, width))
-    a, b = Tensor(left, dtype), Tensor(right, dtype)
+    a, b = Tensor(left.T if transposed else left, dtype), Tensor(right, dtype)
+    high = min(a.panel, a.padded)  # columns of a panel of A
+    strides = (1, high, depth, 0) if transposed else (high, 1, high, rows * high)
     target, start = Tensor(np.zeros((rows, width)), dtype), Tensor(np.zeros((1, width)), dtype)
     address = compile_product(product.multiply, dtype, shape)
     kind = {"float32": types.float32, "float64": types.float64}[dtype]
     places = [tensor.flat.ctypes.data for tensor in (target, start, a, b)]
+    if transposed:
+        rows = min(rows, high)  # a panel's worth
 
     def run(times: int) -> float:
         started = time.perf_counter()
-        repeat(times, address, kind, *places, rows, depth, width)
+        repeat(times, address, kind, *places, strides, rows, depth)
         return time.perf_counter() - started
 
     run(1)
-    error = np.abs(target.read() - left @ right).max()
+    error = np.abs(target.read() - left @ right)[:rows].max()
     assert error < 40 * np.sqrt(depth) * np.finfo(dtype).eps * 10, error
     times = max(1, int(SECONDS * 1e11 / (2 * rows * depth * width)))
     shares = []
@@ -82,11 +90,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     dtype = parser.parse_args().dtype
-    columns = " | ".join(f"{rows} x {depth}" for rows, depth in SIZES)
-    print(f"| rows x vectors of bytes | {columns} |\n|{'---|' * (len(SIZES) + 1)}")
+    names = [f"{rows} x {depth}{' transposed' if t else ''}" for rows, depth, t in SIZES]
+    print(f"| rows x vectors of bytes, lines | {' | '.join(names)} |")
+    print(f"|{'---|' * (len(SIZES) + 1)}")
     for shape in SHAPES:
         cells = [f"{100 * share(shape, *size, dtype):.0f}%" for size in SIZES]
-        name = f"{shape.height} x {shape.vectors} of {shape.vector_bytes}"
+        name = f"{shape.height} x {shape.vectors} of {shape.vector_bytes}, {shape.lines}"
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

@@ -129,13 +129,13 @@ class PlanBuilder:
         return 5 * cost(units, inputs) < 4 * cost(inputs, units)
 
     def has_thin_sums(self, inputs: int, units: int) -> bool:
-        """Whether sums along the inputs take fewer instructions than a padded line of units.
+        """Whether sums along the inputs take less time than a padded line of units.
 
-        A row of one unit takes a multiply-add for each line of inputs and about three operations to
-        add up its lanes; padded to a line, all units of a row take one multiply-add an input. The
-        factor of two is measured: the first kind waits for its operands more.
+        An output takes a multiply-add for each line of inputs and about as much time as three of
+        them for adding up its lanes; padded to a line, all units of a row together take one
+        multiply-add for each input.
         """
-        return units <= self.line and 2 * units * (-(-inputs // self.line) + 3) <= inputs
+        return units <= self.line and units * (-(-inputs // self.line) + 3) <= inputs
 
     # Layers.
 

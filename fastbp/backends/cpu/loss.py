@@ -36,6 +36,7 @@ ROWS, BEGINS, ENDS = int(Batch.ROWS), int(Batch.BEGINS), int(Batch.ENDS)
 LOSS, GRADIENT_SCALE = int(Scalar.LOSS), int(Scalar.GRADIENT_SCALE)
 WEIGHTED_LOSS_SUM, WEIGHT_SUM = int(Scalar.WEIGHTED_LOSS_SUM), int(Scalar.WEIGHT_SUM)
 BATCH_LOSS, BATCH_WEIGHT = int(Scalar.BATCH_LOSS), int(Scalar.BATCH_WEIGHT)
+LEAST_ROWS = 4  # fewer are not worth packing
 CHUNK = 64  # rows whose panel of outputs goes through the law in one run
 
 
@@ -74,7 +75,7 @@ def elementwise_loss(real, sources, law, setting_count):
             for column in range(0, outputs, panel):
                 width = panel_width(padded, column, lanes)
                 count = min(width, outputs - column)
-                is_packed = count <= MOST_COLUMNS
+                is_packed = count <= MOST_COLUMNS and rows >= LEAST_ROWS
                 packed = count if is_packed else width
                 place = column * rows_high + first * width
                 result, change = offset(output, place), offset(delta, place)

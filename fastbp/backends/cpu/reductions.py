@@ -176,12 +176,9 @@ def fold(builder: Any, a: Any, b: Any, group: int) -> Any:
     return builder.fadd(shuffle(builder, a, b, lower), shuffle(builder, a, b, upper))
 
 
-def add_up(builder: Any, vectors: list[Any]) -> list[Any]:
-    """The sum of the lanes of each vector, as scalars, in the order of `total`."""
-    if len(vectors) == 1:
-        return [total(builder, vectors[0])]
-    lanes = vectors[0].type.count
-    group = lanes
+def add_up(builder: Any, vectors: list[Any]) -> Any:
+    """The sums of the lanes of some vectors as one vector, each in the order of `total`."""
+    group = vectors[0].type.count
     while len(vectors) > 1:
         pairs = zip(vectors[::2], vectors[1::2], strict=True)
         vectors = [fold(builder, a, b, group) for a, b in pairs]
@@ -195,10 +192,7 @@ def add_up(builder: Any, vectors: list[Any]) -> list[Any]:
             shuffle(builder, vector, vector, lower), shuffle(builder, vector, vector, upper)
         )
         group //= 2
-    return [
-        builder.extract_element(vector, ir.Constant(ir.IntType(32), i))
-        for i in range(vector.type.count)
-    ]
+    return vector
 
 
 @intrinsic
@@ -260,15 +254,12 @@ def thin_product(typing_context, target, bias, inputs, weight, sizes):
                     return [*following, *sums]
 
                 state = loop(builder, count, state, over_panels)
-            found = add_up(builder, state[2:])
-            biases = [
-                builder.load(at(builder, bias, builder.add(unit, I64(u)))) for u in range(wide)
-            ]
+            sums = add_up(builder, state[2:])
+            start = load(builder, at(builder, bias, unit), wide)
             for i in range(high):
                 place = builder.add(builder.mul(builder.add(first, I64(i)), I64(lanes)), unit)
-                for u in range(wide):
-                    value = builder.fadd(biases[u], found[i * wide + u])
-                    builder.store(value, at(builder, at(builder, target, place), u))
+                outputs = shuffle(builder, sums, sums, range(i * wide, (i + 1) * wide))
+                store(builder, builder.fadd(start, outputs), at(builder, target, place))
 
         def rows_of_tiles(done: Any, high: int, wide: int) -> Any:
             """All units of as many rows as tiles of a height cover; the row that comes next."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from fastbp.backends.cpu.processor import processor_features
 from fastbp.plan import Geometry
 
 __all__ = [
@@ -46,13 +47,7 @@ def tile_shape() -> TileShape:
     forced = os.environ.get("FASTBP_TILE_SHAPE")
     if forced:
         return TILE_SHAPES[forced]
-    import llvmlite.binding as llvm
-    from numba import config
-
-    features = config.CPU_FEATURES
-    if features is None:
-        features = llvm.get_host_cpu_features().flatten()
-    enabled = set(features.split(","))
+    enabled = set(processor_features().split(","))
     if "+avx512f" in enabled:
         return TILE_SHAPES["avx512"]
     return TILE_SHAPES["avx2" if {"+avx", "+avx2"} & enabled else "neon"]

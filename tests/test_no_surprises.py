@@ -11,7 +11,7 @@ from numba.core.runtime import _nrt_python as nrt
 
 import fastbp as fb
 from fastbp.backends.choose import create_engine, geometry
-from fastbp.backends.cpu.compiler import compiled_count
+from fastbp.backends.cpu.machine_code import compiled_count
 from fastbp.losses import Mse
 from fastbp.plan import build_plan
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from kernels import CANARY, GUARD
 
-from fastbp.backends.cpu import product
-from fastbp.backends.cpu.compiler import compile_product
+from fastbp.backends.cpu.machine_code import bind_product
 from fastbp.backends.cpu.tuning import TILE_SHAPES, tile_shape
 
 INTEGER, POINTER = ctypes.c_int64, ctypes.c_void_p
@@ -50,9 +49,7 @@ def multiply(shape, dtype, A, B, start, layout):
     else:  # weight gradient: A transposed
         a = np.ascontiguousarray(A.T)
         strides = (1, rows, depth, 0)
-    function = ctypes.CFUNCTYPE(None, *ARGUMENTS)(
-        compile_product(product.multiply, dtype, TILE_SHAPES[shape])
-    )
+    function = ctypes.CFUNCTYPE(None, *ARGUMENTS)(bind_product(dtype, TILE_SHAPES[shape]))
     stride = width if start.shape[0] > 1 or rows == 1 else 0
     function(
         target.ctypes.data, width, begin.ctypes.data, stride, a.ctypes.data, *strides,

@@ -11,7 +11,7 @@ from commands import run
 
 import fastbp as fb
 from fastbp.activations import Tanh
-from fastbp.backends.cpu.compiler import Notice
+from fastbp.backends.cpu.machine_code import Notice
 from fastbp.losses import Mse
 
 TRAINING = """

@@ -16,9 +16,8 @@ from numba import njit, types
 
 from benchmarks.lab.kernels import Tensor
 from benchmarks.peak import gigaflops
-from fastbp.backends.cpu import product
-from fastbp.backends.cpu.compiler import compile_product
 from fastbp.backends.cpu.intrinsics import as_pointer, call_product
+from fastbp.backends.cpu.machine_code import bind_product
 from fastbp.backends.cpu.tuning import TileShape
 
 SHAPES = [TileShape(64, 2, height) for height in (4, 6, 8, 10, 12, 14)]
@@ -57,7 +56,7 @@ def share(shape: TileShape, rows: int, depth: int, dtype: str) -> float:
     left, right = rng.normal(size=(rows, depth)), rng.normal(size=(depth, width))
     a, b = Tensor(left, dtype), Tensor(right, dtype)
     target, start = Tensor(np.zeros((rows, width)), dtype), Tensor(np.zeros((1, width)), dtype)
-    address = compile_product(product.multiply, dtype, shape)
+    address = bind_product(dtype, shape)
     kind = {"float32": types.float32, "float64": types.float64}[dtype]
     places = [tensor.flat.ctypes.data for tensor in (target, start, a, b)]
 

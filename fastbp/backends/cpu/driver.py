@@ -1,14 +1,12 @@
 """The driver: walks a plan's step tables for batch after batch, without Python and without the GIL.
 
 The step tables hold the address of each kernel and of its arguments. All workers run the same
-function: each goes through all batches and does its share of the rows and of the tiles, and worker 0
-also does what is done once. Between the passes they meet at a barrier, twice a segment:
+function: each goes through all batches and does its share of the rows and of the tiles; worker 0
+also does what is done once. They meet twice a segment: after the propagation pass, when worker 0
+sums the losses, and after the weight pass, when it sums up the batch and orders the next rows.
 
-    propagation, own rows | reduce_loss by worker 0 | weight pass, own tiles | the next segment's
-    order of rows, and at a batch's end its sums, by worker 0
-
-Nothing is summed across workers but by worker 0 in a fixed order, so any number of them gives the
-same bits. The serial driver is the same function without barriers.
+Nothing is summed across workers but by worker 0, in a fixed order, so any number of them gives the
+same bits. The serial driver is the same function without meetings.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from fastbp.plan import Plan, Step
 
 __all__ = ["Engine", "bind_kernel"]
 
+
 class Engine:
     """Runs a plan on the CPU.
 

@@ -129,7 +129,8 @@ def get_mode(typing_context):
             builder.call(function, [builder.bitcast(place, BYTE.as_pointer())])
             return builder.zext(builder.load(place), I64)
         if IS_ARM:
-            return builder.call(declare(builder, "llvm.aarch64.get.fpcr", ir.FunctionType(I64, [])), [])
+            function = declare(builder, "llvm.aarch64.get.fpcr", ir.FunctionType(I64, []))
+            return builder.call(function, [])
         return I64(0)
 
     return types.int64(), generate

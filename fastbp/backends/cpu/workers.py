@@ -40,6 +40,16 @@ def lasting_memory(elements: int) -> NDArray[np.int64]:
     return raw[start : start + elements]
 
 
+LIBRARY = {
+    Team.LOCK: "pthread_mutex_lock",
+    Team.UNLOCK: "pthread_mutex_unlock",
+    Team.WAIT: "pthread_cond_wait",
+    Team.BROADCAST: "pthread_cond_broadcast",
+    Team.YIELD: "sched_yield",
+    Team.NAP: "usleep",
+}
+
+
 class Threads:
     """POSIX threads, and what is needed to wait for one another.
 
@@ -49,22 +59,13 @@ class Threads:
         Where the system has none.
     """
 
-    FUNCTIONS = {
-        Team.LOCK: "pthread_mutex_lock",
-        Team.UNLOCK: "pthread_mutex_unlock",
-        Team.WAIT: "pthread_cond_wait",
-        Team.BROADCAST: "pthread_cond_broadcast",
-        Team.YIELD: "sched_yield",
-        Team.NAP: "usleep",
-    }
-
     def __init__(self) -> None:
         library = ctypes.CDLL(None)
         self.create = library.pthread_create
         self.create.argtypes = [ctypes.c_void_p] * 4
         self.team = lasting_memory(Team.ARRIVED + Team.LINE * MOST_THREADS)
-        for place, name in self.FUNCTIONS.items():
-            self.team[place] = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+        for place, name in LIBRARY.items():
+            self.team[place] = ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
         for place, name in (
             (Team.MUTEX, "pthread_mutex_init"),
             (Team.CONDITION, "pthread_cond_init"),

@@ -82,15 +82,13 @@ def test_every_shape_of_tile(rows, layout, dtype):
 
 
 def test_the_shape_follows_the_features_of_the_processor(monkeypatch):
-    from numba import config
-
     monkeypatch.delenv("FASTBP_TILE_SHAPE", raising=False)
     for features, shape in [
         ("+sse2,+avx,+avx2,+avx512f", "avx512"),
         ("+sse2,+avx,+avx2,-avx512f", "avx2"),
         ("+neon,+fp-armv8", "neon"),
     ]:
-        monkeypatch.setattr(config, "CPU_FEATURES", features)
+        monkeypatch.setenv("NUMBA_CPU_FEATURES", features)
         assert tile_shape() == TILE_SHAPES[shape]
     monkeypatch.setenv("FASTBP_TILE_SHAPE", "avx2")
     assert tile_shape() == TILE_SHAPES["avx2"]

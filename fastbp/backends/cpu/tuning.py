@@ -70,6 +70,6 @@ GEOMETRY = Geometry(
     alignment=64, row_block=128, tile_elements=2048, segment_rows=1024, near_bytes=1 << 20
 )
 
-# A step runs under prange when its multiply-adds reach this number. Each of a step's two parallel
-# regions costs about a microsecond (omp layer) to fork and join.
+# A step may run on several threads when its multiply-adds reach this number. The two meetings of a
+# step cost one to two microseconds, and what one core wrote comes slowly to another.
 PARALLEL_MULTIPLY_ADDS = 500_000

@@ -30,9 +30,9 @@ RELEASED, ARRIVED, LINE = int(Team.RELEASED), int(Team.ARRIVED), int(Team.LINE)
 
 # A thread that waits for another asks again so often before it offers its core to others, and so
 # often more before it sleeps between looks. A pause takes 15 to 50 nanoseconds, a look after
-# yielding less than a microsecond. Few looks, because two workers that share a core, as beside other
-# programs, hand it over once a meeting: with 30 a step of 10-32-1 takes 6 microseconds there, with
-# 1000 it takes 60.
+# yielding less than a microsecond. Few looks, because two workers that share a core, as they do
+# beside other programs, hand it over at every meeting: a step of 10-32-1 takes 6 microseconds there
+# with 30 looks, and 60 with 1000.
 SPINS = 30
 YIELDS = 3000
 # Between jobs, Python needs some tens of microseconds.

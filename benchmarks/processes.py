@@ -52,7 +52,7 @@ class WorkerProcess:
     threads : int
     dtype : str
     kernel_cache : str, optional
-        The folder of Numba's kernels, where it is not to be the ordinary one.
+        The folder of compiled kernels, where it is not to be the ordinary one.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class WorkerProcess:
         }
         environment = source_environment()
         if kernel_cache is not None:
-            environment["NUMBA_CACHE_DIR"] = kernel_cache
+            environment["FASTBP_CACHE_DIR"] = kernel_cache
         # Ended in `close`; a file, because a pipe that nobody reads would stop the worker.
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         self.process = subprocess.Popen(

@@ -45,7 +45,7 @@ def measure_startup(say: Callable[[str], None]) -> dict[str, float]:
     ]
     say("start-up: first training, without and with cached kernels")
     with tempfile.TemporaryDirectory() as folder:
-        environment["NUMBA_CACHE_DIR"] = folder
+        environment["FASTBP_CACHE_DIR"] = folder
         cold = process_seconds(TRAINING, environment)
         warm = [process_seconds(TRAINING, environment) for _ in range(REPETITIONS)]
     return {

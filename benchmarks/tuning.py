@@ -17,7 +17,7 @@ import numpy as np
 import fastbp as fb
 from fastbp.backends.cpu import tuning
 from fastbp.backends.cpu.engine import Engine
-from fastbp.backends.cpu.threads import available_threads
+from fastbp.backends.cpu.processor import available_threads
 from fastbp.losses import Mse
 from fastbp.plan import build_plan
 

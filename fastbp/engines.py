@@ -44,15 +44,15 @@ class Engines:
     ) -> NDArray[Any] | None:
         """The outputs for a few rows; None where `run` has to answer, or to refuse."""
         few = self.few
-        if few is None:
+        if few is None or few.parameters is not parameters:
             with self.lock:
-                if self.few is None:
+                if self.few is None or self.few.parameters is not parameters:
                     plan = build_plan(
                         self.network, "predict", self.dtype, FEW_ROWS, geometry("cpu")
                     )
                     self.few = create_few_rows(plan, parameters)
                 few = self.few
-        outputs: NDArray[Any] | None = few(parameters, X, scaling)
+        outputs: NDArray[Any] | None = few(X, scaling)
         return outputs
 
     def get(self, purpose: str, rows: int, loss: Loss | None = None) -> Any:

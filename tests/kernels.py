@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from fastbp.backends.contract import KERNELS, Batch, Scalar
-from fastbp.backends.cpu import product
-from fastbp.backends.cpu.compiler import compile_product
 from fastbp.backends.cpu.engine import bind_kernel
+from fastbp.backends.cpu.machine_code import bind_product
 from fastbp.backends.cpu.tuning import PANEL_LINES, tile_shape
 from fastbp.plan import Step
 
@@ -166,10 +165,7 @@ def row_of_arguments(name, tensors, sizes, dtype):
     numbers = [n for argument in contract.tensors for n in tensors[argument].entry]
     numbers += list(sizes)
     if contract.product:
-        numbers += [
-            compile_product(product.multiply, dtype, tile_shape(lines))
-            for lines in range(1, PANEL_LINES + 1)
-        ]
+        numbers += [bind_product(dtype, tile_shape(lines)) for lines in range(1, PANEL_LINES + 1)]
     return np.array(numbers, dtype=np.int64)
 
 

@@ -28,7 +28,7 @@ from fastbp import shuffle
 from fastbp.activations import Activation
 from fastbp.backends.contract import KERNELS, Batch, Scalar
 from fastbp.backends.cpu import dense, gradient, loss, rows, step, update
-from fastbp.backends.cpu.engine import FACTORIES
+from fastbp.backends.cpu.compiler import FACTORIES
 from fastbp.losses import Loss
 from fastbp.optimizers import Optimizer
 

@@ -213,7 +213,7 @@ def test_a_new_activation_loss_and_optimizer_are_one_class_each(monkeypatch):
 
 def test_settings_are_run_time_values(small):
     """Two slopes share one compiled kernel and give different results."""
-    from fastbp.backends.cpu.compiler import compiled_count
+    from fastbp.backends.cpu.machine_code import compiled_count
 
     X, _ = small
 

@@ -1,4 +1,4 @@
-"""Threads, forked and spawned children, Ctrl-C."""
+"""Threads of Python, forked and spawned children, Ctrl-C."""
 
 import os
 import signal
@@ -7,14 +7,11 @@ import sys
 import threading
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 
 import fastbp as fb
-from fastbp.backends.choose import geometry
 from fastbp.backends.cpu.engine import Engine
-from fastbp.plan import build_plan
 
 
 def test_one_model_in_several_threads(small):
@@ -65,6 +62,7 @@ import multiprocessing, sys
 import numpy as np
 import fastbp as fb
 from fastbp.backends.cpu import engine
+from fastbp.backends.cpu.workers import POOL
 
 engine.PARALLEL_MULTIPLY_ADDS = 0
 
@@ -73,6 +71,7 @@ def work(_=None):
     X = np.linspace(-1, 1, 300).reshape(100, 3)
     model = fb.Model(fb.mlp(3, 9, 1), seed=1)
     fb.train(model, X, X[:, 0], epochs=3, batch_size=50, threads=2)
+    assert POOL.threads is not None and POOL.threads.count == 2  # it ran on threads of its own
     return model.predict(X).tobytes()
 
 if __name__ == "__main__":
@@ -85,14 +84,13 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
-def test_children_of_a_process_that_ran_in_parallel(method, layer, tmp_path):
+def test_children_of_a_process_that_ran_in_parallel(method, tmp_path):
+    """They run in parallel themselves, and get the same bits."""
     script = tmp_path / "children.py"
     script.write_text(CHILDREN, encoding="utf-8")
     environment = {
         **os.environ,
         "NUMBA_NUM_THREADS": "2",
-        "NUMBA_THREADING_LAYER": layer,
         "PYTHONPATH": os.pathsep.join([str(Path(fb.__file__).parents[1]), *sys.path[1:]]),
     }
     done = subprocess.run(
@@ -104,23 +102,6 @@ def test_children_of_a_process_that_ran_in_parallel(method, layer, tmp_path):
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "same\n"), done.stderr
-
-
-def test_the_thread_count_is_put_back():
-    plan = build_plan(fb.mlp(2, 1), "predict", "float32", 8, geometry("cpu"))
-    engine = Engine(plan, 1, parallel=True)
-    engine.load_parameters(np.zeros(3, dtype="float32"))
-    engine.bind("data.inputs", np.zeros((8, 2), dtype="float32"))
-    engine.bind("data.outputs", np.zeros((8, 1), dtype="float32"))
-    most = numba.config.NUMBA_NUM_THREADS
-    numba.set_num_threads(most)
-    engine.run_all(8)
-    assert numba.get_num_threads() == most
-    if most > 1:
-        numba.set_num_threads(2)
-        engine.run_all(8)
-        assert numba.get_num_threads() == 2
-        numba.set_num_threads(most)
 
 
 @pytest.fixture

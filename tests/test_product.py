@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from kernels import CANARY, GUARD
 
-from fastbp.backends.cpu import product
-from fastbp.backends.cpu.compiler import compile_product
+from fastbp.backends.cpu.machine_code import bind_product
 from fastbp.backends.cpu.tuning import PANEL_LINES, TILE_SHAPES, tile_shape
 
 INTEGER, POINTER = ctypes.c_int64, ctypes.c_void_p
@@ -48,9 +47,8 @@ def multiply(shape, dtype, A, B, start, layout):
     else:  # weight gradient: A transposed
         a = np.ascontiguousarray(A.T)
         strides = (1, rows, depth, 0)
-    function = ctypes.CFUNCTYPE(None, *ARGUMENTS)(
-        compile_product(product.multiply, dtype, TILE_SHAPES[shape][width // line - 1])
-    )
+    tile = TILE_SHAPES[shape][width // line - 1]
+    function = ctypes.CFUNCTYPE(None, *ARGUMENTS)(bind_product(dtype, tile))
     stride = width if start.shape[0] > 1 or rows == 1 else 0
     function(
         target.ctypes.data, begin.ctypes.data, stride, a.ctypes.data, *strides,
@@ -84,15 +82,13 @@ def test_every_shape_of_tile(rows, layout, dtype):
 
 
 def test_the_shape_follows_the_features_of_the_processor(monkeypatch):
-    from numba import config
-
     monkeypatch.delenv("FASTBP_TILE_SHAPE", raising=False)
     for features, shape in [
         ("+sse2,+avx,+avx2,+avx512f", "avx512"),
         ("+sse2,+avx,+avx2,-avx512f", "avx2"),
         ("+neon,+fp-armv8", "neon"),
     ]:
-        monkeypatch.setattr(config, "CPU_FEATURES", features)
+        monkeypatch.setenv("NUMBA_CPU_FEATURES", features)
         assert [tile_shape(lines) for lines in (1, 2, 3, 4)] == list(TILE_SHAPES[shape])
     monkeypatch.setenv("FASTBP_TILE_SHAPE", "avx2")
     assert tile_shape(4) == TILE_SHAPES["avx2"][3]

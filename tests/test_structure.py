@@ -93,6 +93,29 @@ def test_imports_point_downward_and_numba_stays_in_its_backend(path):
         assert floor(target) <= floor(module), f"{module} imports {name}"
 
 
+# What may run without Numba, which takes longer to import than a short training.
+RUNNING = ["buffers", "engine", "job", "machine_code", "object_cache", "pace", "prediction"]
+RUNNING += ["processor", "tuning", "workers"]
+
+
+def test_what_runs_imports_nothing_that_compiles():
+    """Of the CPU's rooms: none of the running ones imports one that imports Numba."""
+    rooms = {path.stem: path for path in (PACKAGE / "backends" / "cpu").glob("*.py")}
+    with_numba = {
+        stem
+        for stem, path in rooms.items()
+        if any(name.split(".")[0] == "numba" for name, _ in imports(path))
+    }
+    assert {"compiler", "driver", "dense"} <= with_numba
+    assert set(rooms) - with_numba - {"__init__", "vectors"} == set(RUNNING)
+    for stem in RUNNING:
+        tree = ast.parse(rooms[stem].read_text(encoding="utf-8"))
+        for node in tree.body:  # imports inside functions are taken on a miss only
+            if isinstance(node, ast.ImportFrom) and node.module:
+                parts = {node.module.split(".")[-1], *(alias.name for alias in node.names)}
+                assert not parts & with_numba, f"{stem} imports {parts & with_numba}"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
 def test_no_file_is_two_rooms_and_none_says_nothing(path):
     text = path.read_text(encoding="utf-8")

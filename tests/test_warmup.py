@@ -11,7 +11,7 @@ from commands import run
 
 import fastbp as fb
 from fastbp.activations import Tanh
-from fastbp.backends.cpu.compiler import Notice
+from fastbp.backends.cpu.machine_code import Notice
 from fastbp.losses import Mse
 
 TRAINING = """
@@ -22,21 +22,23 @@ fb.train(model, X, X[:, :2], loss="mae", optimizer="rmsprop", epochs=1, batch_si
 model.predict(X)
 model.predict(X[:1].copy())
 model.loss_and_gradient(X, X[:, :2], "mae")
+import sys
+assert "numba" not in sys.modules
 """
 
 
 def test_afterwards_nothing_is_compiled(tmp_path):
     """A process that uses what was warmed up adds no file to the cache."""
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = {**os.environ, "FASTBP_CACHE_DIR": str(tmp_path)}
     chosen = ["--dtypes", "float32", "--activations", "elu,identity", "--losses", "mae"]
     command = [sys.executable, "-m", "fastbp", "warmup", *chosen, "--optimizers", "rmsprop"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "kernels ready in" in done.stdout
-    files = sorted(Path(tmp_path).rglob("*.nbc"))
+    files = sorted(Path(tmp_path).rglob("*.kernel"))
     assert files
     subprocess.run([sys.executable, "-c", TRAINING], env=environment, check=True)
-    assert sorted(Path(tmp_path).rglob("*.nbc")) == files
+    assert sorted(Path(tmp_path).rglob("*.kernel")) == files
 
 
 def test_a_wrong_name_is_refused(capsys):

@@ -24,10 +24,9 @@ import fastbp as fb
 from benchmarks.peak import gigaflops
 from fastbp.activations import Tanh
 from fastbp.backends.contract import KERNELS, Batch, Scalar
-from fastbp.backends.cpu import product
-from fastbp.backends.cpu.compiler import compile_product
 from fastbp.backends.cpu.engine import bind_kernel
 from fastbp.backends.cpu.intrinsics import call_kernel
+from fastbp.backends.cpu.machine_code import bind_product
 from fastbp.backends.cpu.tuning import PANEL_LINES, tile_shape
 from fastbp.losses import Mse
 from fastbp.plan import Step
@@ -255,10 +254,7 @@ def prepare(case: Case, dtype: str) -> Callable[[int], None]:
         numbers += [0, 0, 0] if tensor is None else tensor.entry
     numbers += case.sizes
     if contract.product:
-        numbers += [
-            compile_product(product.multiply, dtype, tile_shape(lines))
-            for lines in range(1, PANEL_LINES + 1)
-        ]
+        numbers += [bind_product(dtype, tile_shape(lines)) for lines in range(1, PANEL_LINES + 1)]
     arguments = np.array(numbers, dtype=np.int64)
     address = bind_kernel(Step(case.kernel, contract.tensors, case.sizes, case.law), dtype)
     spans = np.array(case.spans, dtype=np.int64)

@@ -17,9 +17,8 @@ from numba import njit, types
 
 from benchmarks.lab.kernels import Tensor
 from benchmarks.peak import gigaflops
-from fastbp.backends.cpu import product
-from fastbp.backends.cpu.compiler import compile_product
 from fastbp.backends.cpu.intrinsics import as_pointer, call_product
+from fastbp.backends.cpu.machine_code import bind_product
 from fastbp.backends.cpu.tuning import PANEL_LINES, TILE_SHAPES, TileShape
 
 SHAPES = [TileShape(64, 1, height, 1) for height in (8, 12)]
@@ -63,7 +62,7 @@ def share(shape: TileShape, rows: int, depth: int, transposed: bool, dtype: str)
     high = min(a.panel, a.padded)  # columns of a panel of A
     strides = (1, high, depth, 0) if transposed else (high, 1, high, rows * high)
     target, start = Tensor(np.zeros((rows, width)), dtype), Tensor(np.zeros((1, width)), dtype)
-    address = compile_product(product.multiply, dtype, shape)
+    address = bind_product(dtype, shape)
     kind = {"float32": types.float32, "float64": types.float64}[dtype]
     places = [tensor.flat.ctypes.data for tensor in (target, start, a, b)]
     if transposed:

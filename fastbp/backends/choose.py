@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,7 +59,9 @@ def devices() -> list[Device]:
     -------
     list of Device
     """
-    from fastbp.backends.cpu.threads import available_threads
+    import importlib.metadata  # takes 20 ms, which a training need not wait for
+
+    from fastbp.backends.cpu.processor import available_threads
 
     threads = available_threads()
     numba = importlib.metadata.version("numba")
@@ -98,7 +99,7 @@ def resolve_threads(threads: int | None) -> int:
     TypeError, ValueError
         For anything but an integer from 1 to the number that this process can have.
     """
-    from fastbp.backends.cpu.threads import available_threads
+    from fastbp.backends.cpu.processor import available_threads
 
     most = available_threads()
     if threads is None:
@@ -147,7 +148,7 @@ def create_engine(
 
 def compiled_kernels() -> int:
     """How many kernels and drivers this process has compiled or read from the cache."""
-    from fastbp.backends.cpu.compiler import compiled_count
+    from fastbp.backends.cpu.machine_code import compiled_count
 
     return compiled_count()
 
@@ -160,7 +161,7 @@ def create_few_rows(plan: Plan, parameters: NDArray[Any]) -> FewRows:
     plan : Plan
         Whose purpose is to predict.
     parameters : array
-        The model's flat parameter vector.
+        The model's flat parameter vector, which is read at every call.
     """
     from fastbp.backends.cpu.engine import Engine
     from fastbp.backends.cpu.prediction import FewRows

@@ -1,67 +1,70 @@
-"""Compiling kernels one by one, lazily, behind C addresses, with a cache on disk.
+"""Compiling: from a factory to object code. Imported where the cache has no code, and only there.
 
-A kernel is made by a factory that closes over its law, its number type and `SOURCES`, a digest of
-the whole package. Numba's cache stamps only the file that holds a function; with the digest in the
-closure, an edit anywhere in fastbp misses the cache, as it must.
+A factory closes over its law and its number type and returns a Python function. Numba compiles it
+to LLVM's intermediate code; one more function with a plain C signature, into which it is inlined,
+is all that the object code exports. So an object refers to nothing of Numba's, and loading it needs
+no Numba.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
-import logging
-import threading
-import time
-from collections.abc import Callable, Hashable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from numba import cfunc, njit, types
+from llvmlite import ir
+from numba import types
+from numba.core.compiler import Flags, compile_extra
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 from numba.extending import is_jitted, register_jitable
 
 import fastbp.backends.cpu.elementary  # noqa: F401  (lets Numba compile laws)
-from fastbp.registry import is_own
-
-__all__ = [
-    "SOURCES",
-    "compile_driver",
-    "compile_function",
-    "compile_kernel",
-    "compile_product",
-    "compiled_count",
-    "number_type",
-]
-
-logger = logging.getLogger("fastbp")
-
-KERNEL_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
-DRIVER_SIGNATURE = (
-    *(types.int64[:, ::1],) * 4,
-    *(types.int64[::1],) * 2,
-    *(types.float64[::1],) * 2,
-    types.float64,
-    types.int64[::1],
+from fastbp.backends.cpu import (
+    dense,
+    driver,
+    gradient,
+    loss,
+    product,
+    rows,
+    step,
+    synchronization,
+    update,
 )
-COMPILED: dict[Hashable, Any] = {}
+from fastbp.backends.cpu.machine_code import Function
+from fastbp.backends.cpu.predict_rows import predict_rows
 
+__all__ = ["FACTORIES", "compilable", "compile_object", "number_type"]
 
-def digest_sources() -> str:
-    """A digest over the sources of the package."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parents[2]
-    for path in sorted(package.rglob("*.py")):
-        digest.update(str(path.relative_to(package)).encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-SOURCES = digest_sources()
+# The kernels of the step tables, and what is called from Python or by the operating system.
+FACTORIES: dict[str, Callable[..., Any]] = {
+    name: getattr(module, name)
+    for module in (dense, gradient, loss, rows, step, update)
+    for name in module.__all__
+}
+OTHERS: dict[str, Callable[..., Any]] = {
+    "multiply": product.multiply,
+    "run_batches": driver.run_batches,
+    "predict_rows": predict_rows,
+    **{name: getattr(synchronization, name) for name in synchronization.FACTORIES},
+}
+PLACES = types.CPointer(types.int64)
+KERNEL_SIGNATURE = types.void(PLACES, types.int64, types.int64)
+# What Python calls: the same, with a result.
+ENTRY_SIGNATURE = types.int64(PLACES, types.int64, types.int64)
+ENTRIES = {"call_in_mode", "work"}  # `work` gives pthread_create its null
 
 
 def number_type(dtype: str) -> Any:
     """Numba's type for ``float32`` or ``float64``."""
-    return {"float32": types.float32, "float64": types.float64}[dtype]
+    return {"float32": types.float32, "float64": types.float64}.get(dtype)
+
+
+def product_signature(real: Any) -> Any:
+    """The C signature of the matrix product."""
+    integer, numbers = types.int64, types.CPointer(real)
+    factors = (numbers, *(integer,) * 5, numbers, integer)
+    return types.void(numbers, numbers, integer, *factors)
 
 
 @functools.cache
@@ -70,140 +73,77 @@ def compilable(law: Callable[..., Any]) -> Any:
     return law if is_jitted(law) else register_jitable(law)
 
 
-def compiled_count() -> int:
-    """How many kernels and drivers this process has compiled or read from the cache."""
-    return len(COMPILED)
-
-
-class Notice:
-    """One line on the log when compiling takes this process more than a second in all."""
-
-    PATIENCE = 1.0
-    FROM_CACHE = 0.05  # reading a kernel takes milliseconds, compiling one hundreds of them
-
-    def __init__(self) -> None:
-        self.spent = 0.0
-        self.said = False
-
-    @contextlib.contextmanager
-    def about(self, name: str) -> Iterator[None]:
-        """Count the time of one kernel; speak while it is compiled, not after."""
-        if self.said:
-            yield
-            return
-        timer = threading.Timer(max(self.PATIENCE - self.spent, 0.0), self.say, (name,))
-        timer.daemon = True
-        started = time.perf_counter()
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            seconds = time.perf_counter() - started
-            self.spent += seconds if seconds > self.FROM_CACHE else 0.0
-
-    def say(self, name: str) -> None:
-        """Name what is being compiled."""
-        if not self.said:
-            self.said = True
-            logger.warning(
-                "fastbp: compiling kernels for this processor (now %s); later processes read them "
-                "from the cache, and `fastbp warmup` fills it",
-                name,
-            )
-
-
-NOTICE = Notice()
-
-
-def build(
-    decorator: Callable[..., Any], function: Callable[..., Any], cache: bool, about: str = ""
-) -> Any:
-    """Apply a Numba decorator, with the disk cache where the disk allows it.
-
-    Whatever goes wrong with the cache (no folder, a full disk, a truncated or damaged file, which
-    raises whatever unpickling raises) is a miss; a fault of the kernel itself is raised by the
-    second attempt.
-    """
-    with NOTICE.about(f"{function.__name__}{about}"):
-        if cache:
-            try:
-                return decorator(cache=True)(function)
-            except Exception as error:
-                logger.debug("compiling %s without the cache: %r", function.__name__, error)
-        return decorator(cache=False)(function)
-
-
-def build_c(signature: Any, function: Callable[..., Any], cache: bool, about: str = "") -> Any:
-    """Compile a function behind a C address."""
-
-    def decorate(cache: bool) -> Any:
-        return cfunc(signature, cache=cache, error_model="numpy")
-
-    return build(decorate, function, cache, about)
-
-
-def compile_kernel(factory: Callable[..., Any], dtype: str, law: Any = None, *counts: int) -> int:
-    """The address of the kernel that a factory makes; compiled at most once a process.
+def compile_object(function: Function, symbol: str) -> bytes:
+    """The object code of a function.
 
     Parameters
     ----------
-    factory : callable
-        ``factory(real, sources)`` or, with a law, ``factory(real, sources, law, *counts)``.
-    dtype : str
-        ``float32`` or ``float64``.
-    law : callable, optional
-        A plain scalar function, or one that Numba has jitted.
-    *counts : int
-        Lengths of the law's tuples.
+    function : Function
+    symbol : str
+        The name that the code exports.
     """
-    key = (factory, dtype, law, counts)
-    if key not in COMPILED:
-        extra = () if law is None else (compilable(law), *counts)
-        function = factory(number_type(dtype), SOURCES, *extra)
-
-        # A user's law may change without any change in fastbp, and a stale kernel would be silent.
-        about = f" of {law.__qualname__.partition('.')[0]}, {dtype}" if law else f", {dtype}"
-        own = law is None or is_own(law)
-        COMPILED[key] = build_c(KERNEL_SIGNATURE, function, own, about)
-    return int(COMPILED[key].address)
-
-
-def compile_product(factory: Callable[..., Any], dtype: str, shape: tuple[int, ...]) -> int:
-    """The address of the matrix product for a number type and a shape of register tiles."""
-    key = (factory, dtype, shape)
-    if key not in COMPILED:
-        real, integer = number_type(dtype), types.int64
-        numbers = types.CPointer(real)
-        factors = (numbers, *(integer,) * 5, numbers, integer)
-        signature = types.void(numbers, numbers, integer, *factors)
-        COMPILED[key] = build_c(signature, factory(real, SOURCES, *shape), cache=True)
-    return int(COMPILED[key].address)
+    name, real = function.name, number_type(function.dtype)
+    factory = FACTORIES.get(name) or OTHERS[name]
+    law = () if function.law is None else (compilable(function.law),)
+    python_function = factory(real, *law, *function.numbers)
+    signature = ENTRY_SIGNATURE if name in ENTRIES else KERNEL_SIGNATURE
+    if name == "multiply":
+        signature = product_signature(real)
+    with global_compiler_lock:
+        return emit(python_function, signature, symbol)
 
 
-def compile_function(factory: Callable[..., Any], dtype: str, signature: Any) -> Callable[..., Any]:
-    """A function that Python calls with arrays; it keeps the GIL."""
-    key = (factory, dtype)
-    if key not in COMPILED:
+def emit(python_function: Callable[..., Any], signature: Any, symbol: str) -> bytes:
+    """Compile a Python function behind a C signature."""
+    flags = Flags()
+    cpu_target.options.parse_as_flags(flags, {"nopython": True, "error_model": "numpy"})
+    flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+    flags.forceinline = True  # into the exported function
+    flags.no_compile = True  # first comes that function
+    flags.enable_pyobject = False
+    compiled = compile_extra(
+        cpu_target.typing_context,
+        cpu_target.target_context,
+        python_function,
+        args=signature.args,
+        return_type=signature.return_type,
+        flags=flags,
+        locals={},
+    )
+    context, library = compiled.target_context, compiled.library
+    module = library.create_ir_module("fastbp")
+    result = context.get_value_type(signature.return_type)
+    if signature.return_type == types.void:
+        result = ir.VoidType()
+    arguments = [context.get_value_type(kind) for kind in signature.args]
+    exported = ir.Function(module, ir.FunctionType(result, arguments), symbol)
+    builder = ir.IRBuilder(exported.append_basic_block())
+    native = context.declare_function(module, compiled.fndesc)
+    # A kernel never raises, so its status is not looked at.
+    _, value = context.call_conv.call_function(
+        builder, native, signature.return_type, signature.args, exported.args
+    )
+    if signature.return_type == types.void:
+        builder.ret_void()
+    else:
+        builder.ret(value)
+    library.add_ir_module(module)
+    return object_code(library, symbol)
 
-        def decorate(cache: bool) -> Any:
-            return njit(signature, cache=cache, error_model="numpy")
 
-        COMPILED[key] = build(decorate, factory(number_type(dtype), SOURCES), cache=True)
-    function: Callable[..., Any] = COMPILED[key]
-    return function
+def object_code(library: Any, symbol: str) -> bytes:
+    """Link, optimise and emit a library of Numba's that is not finalised.
 
-
-def compile_driver(factory: Callable[..., Any], parallel: bool) -> Callable[..., Any]:
-    """The driver, serial or parallel, compiled now and not in the first epoch; it frees the GIL."""
-    key = (factory, parallel)
-    if key not in COMPILED:
-
-        def decorate(cache: bool) -> Any:
-            return njit(
-                DRIVER_SIGNATURE, cache=cache, parallel=parallel, nogil=True, error_model="numpy"
-            )
-
-        COMPILED[key] = build(decorate, factory(parallel, SOURCES), cache=True)
-    driver: Callable[..., Any] = COMPILED[key]
-    return driver
+    Numba's own way there keeps every helper function visible, under names that are only unique
+    within a process: two objects from different processes could take each other's. Here all but
+    one symbol is internal, which also lets LLVM drop what was inlined.
+    """
+    module = library._final_module
+    for other in dict.fromkeys(library._linking_libraries):
+        module.link_in(other._get_module_for_linking(), preserve=True)
+    for member in (*module.functions, *module.global_variables):
+        if not member.is_declaration and member.name != symbol:
+            member.linkage = "internal"
+    library._optimize_final_module()
+    module.verify()
+    return bytes(library._codegen._tm.emit_object(module))

@@ -29,7 +29,7 @@ from fastbp.backends.cpu.vectors import LINE_BYTES
 __all__ = ["dense_backward_data", "dense_forward"]
 
 
-def dense_forward(real, sources, law, setting_count):
+def dense_forward(real, law, setting_count):
     """output, derivative = law(inputs @ weight + bias); the derivative may be absent.
 
     A thin layer has its weight as (units, features).
@@ -39,7 +39,6 @@ def dense_forward(real, sources, law, setting_count):
     block = BLOCK_ROWS * panel
 
     def dense_forward(arguments, first_row, last_row):
-        sources  # noqa: B018
         output, rows_high = pointer(arguments, 0, real), height(arguments, 0)
         padded = padded_columns(arguments, 0)
         derivative, has_derivative = pointer(arguments, 1, real), is_present(arguments, 1)
@@ -98,7 +97,7 @@ def multiplied(a, b):
     return (a * b,)
 
 
-def dense_backward_data(real, sources):
+def dense_backward_data(real):
     """input_delta *= delta @ weight.T: the derivative that forward left there meets its delta.
 
     With `replace`, input_delta = delta @ weight.T: the inputs of a network have no derivative.
@@ -108,7 +107,6 @@ def dense_backward_data(real, sources):
     block = BLOCK_ROWS * panel
 
     def dense_backward_data(arguments, first_row, last_row):
-        sources  # noqa: B018
         input_delta, rows_high = pointer(arguments, 0, real), height(arguments, 0)
         padded = padded_columns(arguments, 0)
         delta, delta_padded = pointer(arguments, 1, real), padded_columns(arguments, 1)

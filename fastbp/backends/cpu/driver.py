@@ -1,19 +1,25 @@
 """The driver: walks a plan's step tables for batch after batch, without Python and without the GIL.
 
-The step tables hold the address of each kernel and of its arguments. A pass is one parallel loop
-over workers, each with its share of the rows or of the tiles; inside, kernels run in order. Nothing
-is summed across the loop, so the serial and the parallel driver give the same bits.
+The step tables hold the address of each kernel and of its arguments. All workers run the same
+function: each goes through all batches and does its share of the rows and of the tiles; worker 0
+also does what is done once. They meet twice a segment: after the propagation pass, when worker 0
+sums the losses, and after the weight pass, when it sums up the batch and orders the next rows.
+
+Nothing is summed across workers but by worker 0, in a fixed order, so any number of them gives the
+same bits. The serial driver is the same function without meetings.
 """
 
 from __future__ import annotations
 
 import math
 
-from numba import prange
+from numba import types
 from numba.extending import register_jitable
 
 from fastbp.backends.contract import Batch, Scalar, Status
-from fastbp.backends.cpu.intrinsics import call_kernel
+from fastbp.backends.cpu.intrinsics import as_pointer, call_kernel
+from fastbp.backends.cpu.job import Job
+from fastbp.backends.cpu.synchronization import arrive, await_all, await_release, release
 
 __all__ = ["run_batches"]
 
@@ -28,11 +34,25 @@ STEP, LEARNING_RATE, CLIP_SCALE = (
 )
 LOSS, NORM = int(Scalar.LOSS), int(Scalar.NORM)
 LOSS_SUM, NORM_SUM = int(Scalar.LOSS_SUM), int(Scalar.NORM_SUM)
-DONE, LOSS_NOT_FINITE, GRADIENT_NOT_FINITE = (
+FINE, LOSS_NOT_FINITE, GRADIENT_NOT_FINITE = (
     int(Status.DONE),
     int(Status.LOSS_NOT_FINITE),
     int(Status.GRADIENT_NOT_FINITE),
 )
+RESULT, DONE = int(Job.RESULT), int(Job.DONE)
+PROPAGATION, STEPS, ONCE = int(Job.PROPAGATION), int(Job.STEPS), int(Job.ONCE)
+WEIGHT_STEPS, TILES, SHARES = int(Job.WEIGHT_STEPS), int(Job.TILES), int(Job.SHARES)
+BATCH, SCALARS = int(Job.BATCH), int(Job.SCALARS)
+LEARNING_RATES, CLIP_NORM = int(Job.LEARNING_RATES), int(Job.CLIP_NORM)
+BATCH_ROWS, SEGMENT_ROWS, ROW_BLOCK = (
+    int(Job.BATCH_ROWS),
+    int(Job.SEGMENT_ROWS),
+    int(Job.ROW_BLOCK),
+)
+FIRST, LAST, TEAM = int(Job.FIRST), int(Job.LAST), int(Job.TEAM)
+
+# Rows of the table `once`, each the address of a kernel and of its arguments.
+ORDER_ROWS, REDUCE_LOSS, BEGIN_STEP, REDUCE_TILES = 0, 2, 4, 6
 
 
 @register_jitable
@@ -43,25 +63,63 @@ def share_of_rows(rows, worker, workers):
     return rows * worker // workers // ROW_UNIT * ROW_UNIT
 
 
-def run_batches(parallel, sources):
-    """Make the driver; `parallel` is named so that the two have cache entries of their own."""
+@register_jitable
+def call_once(once, row):
+    """Call one of the kernels that run once a segment or a batch."""
+    call_kernel(once[row], once[row + 1], 0, 0)
 
-    def run_batches(
-        propagation,
-        once,
-        weight_steps,
-        tiles,
-        shares,
-        batch,
-        scalars,
-        learning_rates,
-        clip_norm,
-        sizes,
-    ):
-        """Run batches first <= b < last of the epoch; return (status, batches completed).
 
-        Parameters
-        ----------
+@register_jitable
+def propagate(steps, count, row, end, row_block):
+    """All steps of the propagation pass on a share of the rows, block by block."""
+    while row < end:
+        next_row = min(row + row_block, end)
+        for s in range(count):
+            call_kernel(steps[2 * s], steps[2 * s + 1], row, next_row)
+        row = next_row
+
+
+@register_jitable
+def change_weights(steps, tiles, first_tile, last_tile, begin, end):
+    """The steps between two columns of the table of tiles, on a share of the tiles."""
+    for t in range(5 * first_tile, 5 * last_tile, 5):
+        for s in range(2 * tiles[t + begin], 2 * tiles[t + end], 2):
+            call_kernel(steps[s], steps[s + 1], tiles[t + 3], tiles[t + 4])
+
+
+# A barrier in two halves: all join a meeting, and worker 0 opens it, which lets the others go on.
+# Between the two worker 0 does what is done once, alone. Meetings are numbered within a job.
+
+
+@register_jitable
+def join_meeting(team, worker, workers, number):
+    """Say that this worker's share is done; worker 0 waits until all have said so."""
+    if worker == 0:
+        await_all(team, workers, number)
+    else:
+        arrive(team, worker, number)
+
+
+@register_jitable
+def open_meeting(team, job, worker, status, number):
+    """Let all go on, with the status of worker 0, which is returned."""
+    if worker == 0:
+        job[RESULT] = status
+        release(team, number)
+        return status
+    await_release(team, number)
+    return job[RESULT]
+
+
+def run_batches(real, parallel):
+    """Make the driver, with barriers or without."""
+    parallel = bool(parallel)
+
+    def run_batches(job, worker, workers):
+        """Run batches first <= b < last of the epoch; write status and batches completed.
+
+        The places of `job` name, by their addresses,
+
         propagation, weight_steps : int64 (steps, 2)
             Address of the kernel, address of its arguments.
         once : int64 (4, 2)
@@ -74,75 +132,115 @@ def run_batches(parallel, sources):
         batch, scalars
             The tensors of the same names.
         learning_rates : float64 (batches of the epoch,)
-        clip_norm : float
+        clip_norm : float64 (1,)
             Infinity for none.
-        sizes : int64 (5,)
-            Rows of a batch, of a segment and of a block; first batch, last batch.
+        team
+            What the workers share; the parallel driver's.
+
+        A worker that has joined its last meeting looks at none of these any more.
         """
-        sources, parallel  # noqa: B018
-        batch_size, segment_size, row_block = sizes[0], sizes[1], sizes[2]
-        first, last = sizes[3], sizes[4]
-        steps = propagation.shape[0]
-        workers = shares.shape[0] - 1
-        has_update = once[2, 0] != 0
+        steps, step_count = as_pointer(job[PROPAGATION], types.int64), job[STEPS]
+        once = as_pointer(job[ONCE], types.int64)
+        weight_steps = as_pointer(job[WEIGHT_STEPS], types.int64)
+        tiles = as_pointer(job[TILES], types.int64)
+        shares = as_pointer(job[SHARES], types.int64)
+        batch = as_pointer(job[BATCH], types.int64)
+        scalars = as_pointer(job[SCALARS], types.float64)
+        learning_rates = as_pointer(job[LEARNING_RATES], types.float64)
+        clip_norm = as_pointer(job[CLIP_NORM], types.float64)[0]
+        team = as_pointer(job[TEAM], types.int64)
+        batch_size, segment_size, row_block = job[BATCH_ROWS], job[SEGMENT_ROWS], job[ROW_BLOCK]
+        first, last, data_rows = job[FIRST], job[LAST], batch[DATA_ROWS]
+        first_tile, last_tile = shares[worker], shares[worker + 1]
+        leads = worker == 0
+        has_update, has_loss = once[BEGIN_STEP] != 0, once[REDUCE_LOSS] != 0
+        has_weight_pass = shares[workers] > 0
         is_split = has_update and not math.isinf(clip_norm)
+        status = FINE
+        meeting = 0
         for number in range(first, last):
             position = number * batch_size
-            batch_rows = min(batch_size, batch[DATA_ROWS] - position)
-            if has_update:
-                scalars[STEP] += 1.0
-                scalars[LEARNING_RATE] = learning_rates[number]
-                scalars[CLIP_SCALE] = 1.0
-                call_kernel(once[2, 0], once[2, 1], 0, 0)
+            batch_rows = min(batch_size, data_rows - position)
             for begin in range(0, batch_rows, segment_size):
                 rows = min(segment_size, batch_rows - begin)
                 ends = begin + rows == batch_rows
-                batch[POSITION] = position + begin
-                batch[ROWS] = rows
-                batch[BEGINS] = begin == 0
-                batch[ENDS] = ends
-                call_kernel(once[0, 0], once[0, 1], 0, 0)
-                for worker in prange(workers):
-                    row = share_of_rows(rows, worker, workers)
-                    end = share_of_rows(rows, worker + 1, workers)
-                    while row < end:
-                        next_row = min(row + row_block, end)
-                        for s in range(steps):
-                            call_kernel(propagation[s, 0], propagation[s, 1], row, next_row)
-                        row = next_row
-                if once[1, 0] != 0:
-                    call_kernel(once[1, 0], once[1, 1], 0, 0)
+                if leads:
+                    batch[POSITION] = position + begin
+                    batch[ROWS] = rows
+                    batch[BEGINS] = begin == 0
+                    batch[ENDS] = ends
+                    call_once(once, ORDER_ROWS)
+                if parallel:
+                    meeting += 1
+                    status = open_meeting(team, job, worker, status, meeting)
+                    if status != FINE:
+                        join_meeting(team, worker, workers, meeting + 1)
+                        return
+                row = share_of_rows(rows, worker, workers)
+                end = share_of_rows(rows, worker + 1, workers)
+                propagate(steps, step_count, row, end, row_block)
+                if leads and begin == 0 and has_update:
+                    scalars[STEP] += 1.0
+                    scalars[LEARNING_RATE] = learning_rates[number]
+                    scalars[CLIP_SCALE] = 1.0
+                    call_once(once, BEGIN_STEP)
+                if parallel and (has_loss or has_weight_pass):
+                    meeting += 1
+                    join_meeting(team, worker, workers, meeting)
+                if leads and has_loss:
+                    call_once(once, REDUCE_LOSS)
                     # No update: what is not finite goes into the results.
                     if ends and has_update and not math.isfinite(scalars[LOSS]):
                         scalars[STEP] -= 1.0
-                        return LOSS_NOT_FINITE, number - first
-                column = 2 if ends and has_update and not is_split else 1
-                for worker in prange(workers):
-                    for t in range(shares[worker], shares[worker + 1]):
-                        for s in range(tiles[t, 0], tiles[t, column]):
-                            call_kernel(
-                                weight_steps[s, 0], weight_steps[s, 1], tiles[t, 3], tiles[t, 4]
-                            )
+                        status = LOSS_NOT_FINITE
+                if parallel and (has_loss or has_weight_pass):
+                    status = open_meeting(team, job, worker, status, meeting)
+                if status == FINE:
+                    column = 2 if ends and has_update and not is_split else 1
+                    change_weights(weight_steps, tiles, first_tile, last_tile, 0, column)
+                if parallel:
+                    meeting += 1
+                    join_meeting(team, worker, workers, meeting)
+                if status != FINE:
+                    if leads:
+                        job[RESULT], job[DONE] = status, number - first
+                    return
             if not has_update:
                 continue
-            call_kernel(once[3, 0], once[3, 1], 0, 0)
+            if leads:
+                call_once(once, REDUCE_TILES)
             if is_split:
+                if leads:
+                    if not math.isfinite(scalars[NORM]):
+                        status = GRADIENT_NOT_FINITE
+                    elif scalars[NORM] > clip_norm:
+                        scalars[CLIP_SCALE] = clip_norm / scalars[NORM]
+                if parallel:
+                    status = open_meeting(team, job, worker, status, meeting)
+                if status == FINE:
+                    change_weights(weight_steps, tiles, first_tile, last_tile, 1, 2)
+                if parallel:
+                    meeting += 1
+                    join_meeting(team, worker, workers, meeting)
+                if status != FINE:
+                    if leads:
+                        job[RESULT], job[DONE] = status, number - first
+                    return
+            if leads:
                 if not math.isfinite(scalars[NORM]):
-                    return GRADIENT_NOT_FINITE, number - first
-                if scalars[NORM] > clip_norm:
-                    scalars[CLIP_SCALE] = clip_norm / scalars[NORM]
-                for worker in prange(workers):
-                    for t in range(shares[worker], shares[worker + 1]):
-                        for s in range(tiles[t, 1], tiles[t, 2]):
-                            call_kernel(
-                                weight_steps[s, 0], weight_steps[s, 1], tiles[t, 3], tiles[t, 4]
-                            )
-            if not math.isfinite(scalars[NORM]):
-                return GRADIENT_NOT_FINITE, number - first
-            if not math.isfinite(scalars[LOSS]):
-                return LOSS_NOT_FINITE, number - first
-            scalars[LOSS_SUM] += scalars[LOSS]
-            scalars[NORM_SUM] += scalars[NORM]
-        return DONE, last - first
+                    status = GRADIENT_NOT_FINITE
+                elif not math.isfinite(scalars[LOSS]):
+                    status = LOSS_NOT_FINITE
+                if status != FINE:
+                    if parallel and number + 1 < last:  # the others wait for the next batch
+                        meeting += 1
+                        open_meeting(team, job, worker, status, meeting)
+                        join_meeting(team, worker, workers, meeting + 1)
+                    job[RESULT], job[DONE] = status, number - first
+                    return
+                scalars[LOSS_SUM] += scalars[LOSS]
+                scalars[NORM_SUM] += scalars[NORM]
+        if leads:
+            job[RESULT], job[DONE] = FINE, last - first
 
     return run_batches

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,36 +11,15 @@ from numpy.typing import NDArray
 
 from fastbp import shuffle
 from fastbp.backends.contract import KERNELS, Batch, Scalar, Status
-from fastbp.backends.cpu import dense, driver, gradient, loss, product, rows, step, update
 from fastbp.backends.cpu.buffers import Buffers
-from fastbp.backends.cpu.compiler import compile_driver, compile_kernel, compile_product
+from fastbp.backends.cpu.job import Job, Mode
+from fastbp.backends.cpu.machine_code import bind, bind_kernel, bind_product
 from fastbp.backends.cpu.pace import Pace
-from fastbp.backends.cpu.threads import may_run_parallel, parallel_region
 from fastbp.backends.cpu.tuning import PARALLEL_MULTIPLY_ADDS, tile_shape
+from fastbp.backends.cpu.workers import POOL, entry
 from fastbp.plan import Plan, Step
 
-__all__ = ["FACTORIES", "Engine", "bind_kernel"]
-
-FACTORIES: dict[str, Callable[..., Any]] = {
-    name: getattr(module, name)
-    for module in (dense, gradient, loss, rows, step, update)
-    for name in module.__all__
-}
-
-
-def bind_kernel(step: Step, dtype: str) -> int:
-    """The address of a step's kernel, compiled if this process has not done so yet."""
-    factory = FACTORIES[step.kernel]
-    family = KERNELS[step.kernel].law
-    if not family:
-        return compile_kernel(factory, dtype)
-    law = step.law
-    if step.kernel == "begin_step":
-        counts = (len(law.settings), law.coefficient_count, len(law.carry))
-        return compile_kernel(factory, dtype, law.begin, *counts)
-    if step.kernel in {"dense_step", "update_parameters"}:
-        return compile_kernel(factory, dtype, law.update, len(law.slots), law.coefficient_count)
-    return compile_kernel(factory, dtype, law.law, len(law.settings))
+__all__ = ["Engine", "bind_kernel"]
 
 
 class Engine:
@@ -55,7 +33,7 @@ class Engine:
         `PARALLEL_MULTIPLY_ADDS` a batch, when `threads` is 1, and for as long as serial calls are
         measured to be faster; the results are the same.
     parallel : bool, optional
-        Overrides that rule.
+        Overrides the first part of that rule.
     shared : mapping of str to Engine
         Slabs that lie in another engine's buffers.
     """
@@ -73,7 +51,7 @@ class Engine:
         self.parallel = (
             threads > 1 and plan.multiply_adds >= PARALLEL_MULTIPLY_ADDS
             if parallel is None
-            else parallel
+            else threads > 1 and parallel
         )
         self.buffers: Buffers = Buffers(
             plan, {name: engine.buffers for name, engine in (shared or {}).items()}
@@ -81,6 +59,7 @@ class Engine:
         self.batch: NDArray[np.int64] = self.buffers.vector("batch")
         self.scalars = self.buffers.vector("scalars")
         self.learning_rates = np.zeros(1)
+        self.ran_parallel = False
         self.bound: dict[str, NDArray[Any]] = {}
         self.data_positions: dict[str, list[int]] = {}
         self.arguments: list[int] = []
@@ -89,8 +68,7 @@ class Engine:
         self.shares = {workers: self.share_tiles(workers) for workers in {1, self.workers}}
         self.fill_slots()
         self.pace = Pace(self.parallel)
-        for kind in {False, self.parallel}:  # now, and not in the first epoch
-            compile_driver(driver.run_batches, kind)
+        self.build_job()
 
     # Tables.
 
@@ -129,6 +107,33 @@ class Engine:
         shares[-1] = len(costs)
         return shares
 
+    def build_job(self) -> None:
+        """The vector that the driver is called with, and the drivers, now and not in an epoch."""
+        plan = self.plan
+        self.drivers = {
+            kind: bind("run_batches", "", None, int(kind)) for kind in {False, self.parallel}
+        }
+        self.call_in_mode = entry("call_in_mode")
+        self.clip_norm = np.array([np.inf if plan.clip_norm is None else plan.clip_norm])
+        self.job = np.zeros(Job.COUNT, dtype=np.int64)
+        self.job_address = self.job.ctypes.data
+        # Derivatives that are asked for are exact to rounding, subnormal numbers included.
+        self.job[Job.MODE] = Mode.FLUSH if plan.purpose == "train" else Mode.GRADUAL
+        for place, table in (
+            (Job.PROPAGATION, self.propagation),
+            (Job.ONCE, self.once),
+            (Job.WEIGHT_STEPS, self.weight_steps),
+            (Job.TILES, self.tiles),
+            (Job.BATCH, self.batch),
+            (Job.SCALARS, self.scalars),
+            (Job.CLIP_NORM, self.clip_norm),
+        ):
+            self.job[place] = table.ctypes.data
+        self.job[Job.STEPS] = len(plan.propagation)
+        self.job[Job.BATCH_ROWS] = self.batch_rows
+        self.job[Job.SEGMENT_ROWS] = plan.segment_rows
+        self.job[Job.ROW_BLOCK] = plan.row_block
+
     def add_arguments(self, step: Step) -> int:
         """Append a step's row of arguments; return where it starts."""
         start = len(self.arguments)
@@ -143,12 +148,9 @@ class Engine:
         if KERNELS[step.kernel].product:
             needed = self.panel_lines(step)
             for lines in range(1, self.plan.geometry.panel_lines + 1):
+                is_needed = lines in needed
                 shape = tile_shape(lines)
-                self.arguments.append(
-                    compile_product(product.multiply, self.plan.dtype, shape)
-                    if lines in needed
-                    else 0
-                )
+                self.arguments.append(bind_product(self.plan.dtype, shape) if is_needed else 0)
         return start
 
     def panel_lines(self, step: Step) -> set[int]:
@@ -255,25 +257,30 @@ class Engine:
     def run(
         self, first_batch: int, last_batch: int, parallel: bool | None = None
     ) -> tuple[Status, int]:
-        """Run some batches of the epoch; return how it ended and how many were completed."""
-        plan = self.plan
-        parallel = (self.parallel if parallel is None else parallel) and may_run_parallel()
-        run_batches = compile_driver(driver.run_batches, parallel)
-        sizes = (self.batch_rows, plan.segment_rows, plan.row_block)
-        with parallel_region(self.threads) if parallel else contextlib.nullcontext():
-            status, done = run_batches(
-                self.propagation,
-                self.once,
-                self.weight_steps,
-                self.tiles,
-                self.shares[self.workers if parallel else 1],
-                self.batch,
-                self.scalars,
-                self.learning_rates,
-                np.inf if plan.clip_norm is None else plan.clip_norm,
-                np.array((*sizes, first_batch, last_batch), dtype=np.int64),
-            )
-        return Status(status), done
+        """Run some batches of the epoch; return how it ended and how many were completed.
+
+        Where the process's workers are busy with another call, this one runs serially.
+        """
+        wanted = self.parallel if parallel is None else parallel and self.parallel
+        job = self.job
+        job[Job.LEARNING_RATES] = self.learning_rates.ctypes.data
+        job[Job.FIRST], job[Job.LAST] = first_batch, last_batch
+        job[Job.RESULT] = Status.DONE
+        self.ran_parallel = wanted and self.run_on(self.workers)
+        if not self.ran_parallel:
+            self.set_driver(1)
+            self.call_in_mode(self.job_address, 0, 1)
+        return Status(job[Job.RESULT]), int(job[Job.DONE])
+
+    def run_on(self, workers: int) -> bool:
+        """Run the job on the process's workers, if they are to be had."""
+        self.set_driver(workers)
+        return POOL.run(self.job, workers)
+
+    def set_driver(self, workers: int) -> None:
+        """Choose the driver and the shares for some workers."""
+        self.job[Job.FUNCTION] = self.drivers[workers > 1]
+        self.job[Job.SHARES] = self.shares[workers].ctypes.data
 
     def run_in_calls(self, batches: int) -> tuple[Status, int]:
         """Run all batches of the epoch, in calls short enough for Ctrl-C."""
@@ -283,7 +290,9 @@ class Engine:
             last = min(done + wanted, batches)
             started = time.perf_counter()
             status, completed = self.run(done, last, parallel)
-            self.pace.measured(parallel, last - done, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            if self.ran_parallel == parallel:  # or its time says nothing about the other driver
+                self.pace.measured(parallel, last - done, seconds)
             if status is not Status.DONE:
                 return status, done + completed
             done = last

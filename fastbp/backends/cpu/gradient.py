@@ -115,7 +115,7 @@ def tile_number(first, rows_high, tile_rows, first_tile):
     return first_tile + panel * tiles_of_panel + row // tile_rows
 
 
-def dense_weight_gradient(real, sources):
+def dense_weight_gradient(real):
     """gradient += inputs.T @ delta, from zero in the first segment of a batch.
 
     In the last segment the sum is divided by the sum of the sample weights, the penalties' gradient
@@ -125,7 +125,6 @@ def dense_weight_gradient(real, sources):
     panel = PANEL_LINES * lanes
 
     def dense_weight_gradient(arguments, first, last):
-        sources  # noqa: B018
         gradient, rows_high = pointer(arguments, 0, real), height(arguments, 0)
         padded = padded_columns(arguments, 0)
         parameter = pointer(arguments, 3, real)
@@ -181,7 +180,7 @@ def dense_weight_gradient(real, sources):
     return dense_weight_gradient
 
 
-def dense_bias_gradient(real, sources):
+def dense_bias_gradient(real):
     """gradient += sum of delta over the rows, from zero in the first segment of a batch.
 
     In the last segment as `dense_weight_gradient`, without penalties.
@@ -190,7 +189,6 @@ def dense_bias_gradient(real, sources):
     panel = PANEL_LINES * lanes
 
     def dense_bias_gradient(arguments, first, last):
-        sources  # noqa: B018
         gradient, padded = pointer(arguments, 0, real), padded_columns(arguments, 0)
         delta, batch_height = pointer(arguments, 3, real), height(arguments, 3)
         batch = vector(arguments, 5, types.int64)

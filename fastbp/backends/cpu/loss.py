@@ -45,14 +45,13 @@ def times(slope, share):
     return (slope * share,)
 
 
-def elementwise_loss(real, sources, law, setting_count):
+def elementwise_loss(real, law, setting_count):
     """The mean of an element-wise law over the outputs of each row."""
     lanes = LINE_BYTES * 8 // real.bitwidth
     panel = PANEL_LINES * lanes
     block = CHUNK * panel
 
     def elementwise_loss(arguments, first_row, last_row):
-        sources  # noqa: B018
         row_loss, row_weight = pointer(arguments, 0, real), pointer(arguments, 1, real)
         delta, rows_high = pointer(arguments, 2, real), height(arguments, 2)
         padded = padded_columns(arguments, 2)
@@ -130,13 +129,12 @@ def shifted_exp(value, largest):
     return (exp(value - largest),)
 
 
-def cross_entropy_loss(real, sources):
+def cross_entropy_loss(real):
     """-log softmax(output)[label]; the derivative is softmax(output) - onehot(label)."""
     lanes = LINE_BYTES * 8 // real.bitwidth
     panel = PANEL_LINES * lanes
 
     def cross_entropy_loss(arguments, first_row, last_row):
-        sources  # noqa: B018
         row_loss, row_weight = pointer(arguments, 0, real), pointer(arguments, 1, real)
         delta, rows_high = pointer(arguments, 2, real), height(arguments, 2)
         padded = padded_columns(arguments, 2)
@@ -190,11 +188,10 @@ def cross_entropy_loss(real, sources):
     return cross_entropy_loss
 
 
-def reduce_loss(real, sources):
+def reduce_loss(real):
     """Add the segment's row losses and weights, in row order; at the end, the gradient's scale."""
 
     def reduce_loss(arguments, first_row, last_row):
-        sources  # noqa: B018
         scalars = vector(arguments, 0, types.float64)
         row_loss, row_weight = pointer(arguments, 1, real), pointer(arguments, 2, real)
         batch = vector(arguments, 3, types.int64)

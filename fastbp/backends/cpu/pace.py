@@ -2,9 +2,9 @@
 
 The driver is called for about `CALL_SECONDS` at a time, so that Ctrl-C lands soon. Where an engine
 may run in parallel, a short call now and then tries the other driver, and the faster one goes on:
-threads that share their cores with other work can be many times slower than one thread, because
-the threads of GNU OpenMP wait for each other by spinning. Both drivers give the same bits, so this
-changes nothing but the time.
+threads that share their cores with other work can be slower than one thread, because each waits for
+the other where that one does not run. Both drivers give the same bits, so this changes nothing but
+the time.
 """
 
 from __future__ import annotations

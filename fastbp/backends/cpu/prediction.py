@@ -8,80 +8,45 @@ of an engine of its own. It runs the same kernels, so the bits are the same.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from typing import Any
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
 from fastbp.backends.contract import Batch
-from fastbp.backends.cpu.compiler import compile_function, number_type
 from fastbp.backends.cpu.engine import Engine
-from fastbp.backends.cpu.intrinsics import call_kernel
+from fastbp.backends.cpu.job import Mode, Prediction
+from fastbp.backends.cpu.machine_code import bind
 from fastbp.scaling import Scaling
 
 __all__ = ["FewRows"]
 
-POSITION, ROWS, DATA_ROWS = int(Batch.POSITION), int(Batch.ROWS), int(Batch.DATA_ROWS)
-ORDER_BEGIN, ORDER_END = int(Batch.ORDER_BEGIN), int(Batch.ORDER_END)
-DONE, PARAMETERS_CHANGED, NOT_FINITE = 0, 1, 2
+POSITION = Batch.POSITION
+ORDER_BEGIN, ORDER_END = Batch.ORDER_BEGIN, Batch.ORDER_END
+DONE, PARAMETERS_CHANGED = 0, 1  # as predict_rows returns them
 
 # The function keeps the GIL, which also keeps other threads out of the engine's buffers; so it is
 # only for calls of a few microseconds.
 MOST_MULTIPLY_ADDS = 400_000
+KIND = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+
+# Where an array object keeps the address of its data: right after what every Python object begins
+# with. Compiled extensions read it there, so NumPy cannot move it; asking for it in Python takes
+# longer than a prediction.
+ARRAY_DATA = object.__basicsize__
 
 
-def predict_rows(real, sources):
-    """Make ``predict_rows`` for a number type."""
-    bits = types.int32 if real == types.float32 else types.int64
-
-    def predict_rows(
-        parameters, loaded, inputs, outputs, staged, scaling, propagation, arguments, places, batch
-    ):
-        """Predict; return DONE, or what keeps this from doing so, with nothing written.
-
-        Parameters
-        ----------
-        parameters, loaded : (parameters,)
-            The model's, and those that the engine holds; told apart by their bits.
-        inputs, outputs : (rows, inputs), (rows, outputs)
-        staged : (most rows, inputs)
-            The scaled inputs.
-        scaling : float64 (4, features)
-            Input mean and scale, target mean and scale, or nothing where there is none.
-        propagation, arguments, batch
-            The engine's tables.
-        places : int64 (2,)
-            Where the arguments name the data's inputs and outputs.
-        """
-        sources  # noqa: B018
-        if not np.array_equal(parameters.view(bits), loaded.view(bits)):
-            return PARAMETERS_CHANGED
-        rows, features = inputs.shape
-        scaled = scaling.shape[0] == 4
-        for i in range(rows):
-            for j in range(features):
-                value = inputs[i, j]
-                if scaled:
-                    value = real((types.float64(value) - scaling[0, j]) / scaling[1, j])
-                if not np.isfinite(value):
-                    return NOT_FINITE
-                staged[i, j] = value
-        batch[ROWS] = batch[DATA_ROWS] = rows
-        arguments[places[0]] = staged.ctypes.data
-        arguments[places[0] + 1] = rows
-        arguments[places[1]] = outputs.ctypes.data
-        arguments[places[1] + 1] = rows
-        for s in range(propagation.shape[0]):
-            call_kernel(propagation[s, 0], propagation[s, 1], 0, rows)
-        if scaled:
-            for i in range(rows):
-                for j in range(outputs.shape[1]):
-                    wide = types.float64(outputs[i, j]) * scaling[3, j] + scaling[2, j]
-                    outputs[i, j] = real(wide)
-        return DONE
-
-    return predict_rows
+def arrays_are_readable() -> bool:
+    """Whether the data and the shape of an array are where compiled code looks for them."""
+    if sys.implementation.name != "cpython":
+        return False
+    array = np.zeros((3, 5), dtype=np.float32)
+    data, _, shape = (ctypes.c_int64 * 3).from_address(id(array) + ARRAY_DATA)
+    if data != array.ctypes.data:
+        return False
+    return tuple((ctypes.c_int64 * 2).from_address(shape)) == array.shape
 
 
 class FewRows:
@@ -102,36 +67,54 @@ class FewRows:
         self.features, self.outputs = plan.network.inputs, plan.network.outputs
         work = max(plan.network.parameter_count, 1)
         self.most_rows = min(plan.segment_rows, MOST_MULTIPLY_ADDS // work)
+        if not arrays_are_readable():
+            self.most_rows = 0
+        self.parameters = parameters
         self.loaded = np.full_like(parameters, np.nan)
         self.staged = np.zeros((plan.segment_rows, self.features), dtype=self.dtype)
-        self.no_scaling = np.zeros((0, 1))
         self.scaling: Scaling | None = None
-        self.scaling_table = self.no_scaling
-        real = number_type(plan.dtype)
-        flat, matrix = real[::1], real[:, ::1]
-        signature = types.int64(
-            flat, flat, matrix, matrix, matrix, types.float64[:, ::1],
-            types.int64[:, ::1], types.int64[::1], types.int64[::1], types.int64[::1],
-        )  # fmt: skip
-        self.function = compile_function(predict_rows, plan.dtype, signature)
-        positions = engine.data_positions
-        for name, columns in (("data.inputs", self.features), ("data.outputs", self.outputs)):
-            (place,) = positions[name]
-            engine.argument_table[place + 2] = columns
-        places = (positions["data.inputs"][0], positions["data.outputs"][0])
-        self.tables = (
-            engine.propagation,
-            engine.argument_table,
-            np.array(places, dtype=np.int64),
-            engine.batch,
-        )
+        self.function = KIND(bind("call_in_mode"))
+        self.bind_data()
+        self.build_call()
         index = engine.buffers.vector("row_index")
         index[:] = np.arange(index.size)
         engine.batch[[POSITION, ORDER_BEGIN, ORDER_END]] = 0, 0, index.size
 
-    def __call__(
-        self, parameters: NDArray[Any], X: Any, scaling: Scaling | None
-    ) -> NDArray[Any] | None:
+    def bind_data(self) -> None:
+        """Point the engine's data tensors at the staged inputs, and at the outputs to come."""
+        table, positions = self.engine.argument_table, self.engine.data_positions
+        (self.input_entry,), (self.output_entry,) = (
+            positions[name] for name in ("data.inputs", "data.outputs")
+        )
+        table[self.input_entry] = self.staged.ctypes.data
+        table[self.input_entry + 2] = self.features
+        table[self.output_entry + 2] = self.outputs
+
+    def build_call(self) -> None:
+        """The vector that the compiled function is called with."""
+        engine, plan = self.engine, self.engine.plan
+        arguments = engine.argument_table.ctypes.data
+        self.call = np.zeros(Prediction.COUNT, dtype=np.int64)
+        for place, value in {
+            Prediction.FUNCTION: bind("predict_rows", plan.dtype),
+            Prediction.MODE: Mode.GRADUAL,
+            Prediction.ARRAY_DATA: ARRAY_DATA,
+            Prediction.PARAMETERS: self.parameters.ctypes.data,
+            Prediction.LOADED: self.loaded.ctypes.data,
+            Prediction.PARAMETER_COUNT: self.parameters.size,
+            Prediction.STAGED: self.staged.ctypes.data,
+            Prediction.FEATURES: self.features,
+            Prediction.OUTPUTS: self.outputs,
+            Prediction.PROPAGATION: engine.propagation.ctypes.data,
+            Prediction.STEPS: len(plan.propagation),
+            Prediction.INPUT_ENTRY: arguments + 8 * self.input_entry,
+            Prediction.OUTPUT_ENTRY: arguments + 8 * self.output_entry,
+            Prediction.BATCH: engine.batch.ctypes.data,
+        }.items():
+            self.call[place] = value
+        self.call_address = self.call.ctypes.data
+
+    def __call__(self, X: Any, scaling: Scaling | None) -> NDArray[Any] | None:
         """The outputs, or None for inputs that the ordinary path must convert or refuse."""
         if X.dtype is not self.dtype or X.ndim != 2 or not X.flags.carray:
             return None
@@ -141,17 +124,16 @@ class FewRows:
         if scaling is not self.scaling:
             self.use(scaling)
         outputs = np.empty((rows, self.outputs), self.dtype)
-        state = (X, outputs, self.staged, self.scaling_table, *self.tables)
-        status = self.function(parameters, self.loaded, *state)
+        status = self.function(self.call_address, id(X), id(outputs))
         if status == PARAMETERS_CHANGED:
-            self.engine.load_parameters(parameters)
-            self.loaded[:] = parameters
-            status = self.function(parameters, self.loaded, *state)
+            self.engine.load_parameters(self.parameters)
+            self.loaded[:] = self.parameters
+            status = self.function(self.call_address, id(X), id(outputs))
         return outputs if status == DONE else None
 
     def use(self, scaling: Scaling | None) -> None:
         """Take over a model's scaling."""
-        self.scaling_table = self.no_scaling
+        self.call[Prediction.SCALING] = 0
         if scaling is not None:
             table = np.zeros((4, max(self.features, self.outputs)))
             table[3] = 1.0
@@ -161,4 +143,6 @@ class FewRows:
                 table[2, : self.outputs] = scaling.target_mean
                 table[3, : self.outputs] = scaling.target_scale
             self.scaling_table = table
+            self.call[Prediction.SCALING] = table.ctypes.data
+            self.call[Prediction.SCALING_COLUMNS] = table.shape[1]
         self.scaling = scaling

@@ -135,7 +135,7 @@ def product(typing_context, arguments, vector_bytes, vectors, height, lines):
     return types.void(arguments, vector_bytes, vectors, height, lines), generate
 
 
-def multiply(real, sources, vector_bytes, vectors, height, lines):
+def multiply(real, vector_bytes, vectors, height, lines):
     """Make ``multiply`` for a number type and the numbers of a `TileShape`."""
 
     def multiply(
@@ -158,7 +158,6 @@ def multiply(real, sources, vector_bytes, vectors, height, lines):
         start may be target). a[i, k] is ``a_step`` further for each k, and after every ``a_block``
         of them the next block begins ``a_block_stride`` after the last.
         """
-        sources  # noqa: B018  (names the package's digest in the cache key)
         product(
             (
                 target,

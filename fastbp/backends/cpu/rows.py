@@ -37,7 +37,7 @@ def enciphered(index, bits, keys):
     return (encipher(index, bits, keys),)
 
 
-def order_rows(real, sources):
+def order_rows(real):
     """row_index[i] = data row at the position ORDER_BEGIN + i, as far as `row_index` reaches.
 
     Nothing is done where the segment's positions are already there. The bijection runs on whole
@@ -45,7 +45,6 @@ def order_rows(real, sources):
     """
 
     def order_rows(arguments, first_row, last_row):
-        sources  # noqa: B018
         row_index = vector(arguments, 0, types.int64)
         keys = pointer(arguments, 1, types.int64)
         batch = vector(arguments, 2, types.int64)
@@ -85,7 +84,7 @@ def order_rows(real, sources):
     return order_rows
 
 
-def gather_inputs(real, sources):
+def gather_inputs(real):
     """inputs[i] = the data row that stands at the segment's position i.
 
     The rows go straight into panels, so the first layer finds its inputs packed.
@@ -94,7 +93,6 @@ def gather_inputs(real, sources):
     panel = PANEL_LINES * lanes
 
     def gather_inputs(arguments, first_row, last_row):
-        sources  # noqa: B018
         inputs, rows_high = pointer(arguments, 0, real), height(arguments, 0)
         padded = padded_columns(arguments, 0)
         data = pointer(arguments, 1, real)
@@ -126,13 +124,12 @@ def gather_inputs(real, sources):
     return gather_inputs
 
 
-def multiply_cotangent(real, sources):
+def multiply_cotangent(real):
     """delta *= the cotangents of the same rows, which come in the order of the data."""
     lanes = LINE_BYTES * 8 // real.bitwidth
     panel = PANEL_LINES * lanes
 
     def multiply_cotangent(arguments, first_row, last_row):
-        sources  # noqa: B018
         delta, rows_high = pointer(arguments, 0, real), height(arguments, 0)
         padded = padded_columns(arguments, 0)
         cotangent = pointer(arguments, 1, real)
@@ -149,13 +146,12 @@ def multiply_cotangent(real, sources):
     return multiply_cotangent
 
 
-def store_rows(real, sources):
+def store_rows(real):
     """data_outputs[position + i] = source[i]."""
     lanes = LINE_BYTES * 8 // real.bitwidth
     panel = PANEL_LINES * lanes
 
     def store_rows(arguments, first_row, last_row):
-        sources  # noqa: B018
         data = pointer(arguments, 0, real)
         matrix, rows_high = pointer(arguments, 1, real), height(arguments, 1)
         padded = padded_columns(arguments, 1)

@@ -45,7 +45,7 @@ ROWS = int(Batch.ROWS)
 GRADIENT_SCALE = int(Scalar.GRADIENT_SCALE)
 
 
-def dense_step(real, sources, law, slot_count, coefficient_count):
+def dense_step(real, law, slot_count, coefficient_count):
     """parameter, slots = law(parameter, gradient + penalties, slots), gradient = inputs.T @ delta.
 
     Without `inputs` the parameter is a bias, whose gradient is the sum of delta over the rows.
@@ -55,7 +55,6 @@ def dense_step(real, sources, law, slot_count, coefficient_count):
     block = panel * panel
 
     def dense_step(arguments, first, last):
-        sources  # noqa: B018
         parameters, rows_high = pointer(arguments, 0, real), height(arguments, 0)
         padded = padded_columns(arguments, 0)
         slots = pointer(arguments, 1, real)

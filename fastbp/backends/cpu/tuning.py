@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from fastbp.backends.cpu.processor import processor_features
 from fastbp.plan import Geometry
 
 __all__ = [
@@ -66,13 +67,7 @@ def tile_family() -> str:
     forced = os.environ.get("FASTBP_TILE_SHAPE")
     if forced:
         return forced
-    import llvmlite.binding as llvm
-    from numba import config
-
-    features = config.CPU_FEATURES
-    if features is None:
-        features = llvm.get_host_cpu_features().flatten()
-    enabled = set(features.split(","))
+    enabled = set(processor_features().split(","))
     if "+avx512f" in enabled:
         return "avx512"
     return "avx2" if {"+avx", "+avx2"} & enabled else "neon"
@@ -104,6 +99,6 @@ GEOMETRY = Geometry(
     near_bytes=1 << 20,
 )
 
-# A step runs under prange when its multiply-adds reach this number. Each of a step's two parallel
-# regions costs about a microsecond (omp layer) to fork and join.
+# A step may run on several threads when its multiply-adds reach this number. The two meetings of a
+# step cost one to two microseconds, and what one core wrote comes slowly to another.
 PARALLEL_MULTIPLY_ADDS = 500_000

@@ -30,11 +30,10 @@ STEP, LEARNING_RATE = int(Scalar.STEP), int(Scalar.LEARNING_RATE)
 LOSS, NORM, CLIP_SCALE = int(Scalar.LOSS), int(Scalar.NORM), int(Scalar.CLIP_SCALE)
 
 
-def begin_step(real, sources, law, setting_count, coefficient_count, carry_count):
+def begin_step(real, law, setting_count, coefficient_count, carry_count):
     """The optimizer's once-a-step law, in float64."""
 
     def begin_step(arguments, first_row, last_row):
-        sources  # noqa: B018
         coefficients = pointer(arguments, 0, real)
         carry = pointer(arguments, 1, types.float64)
         scalars = vector(arguments, 2, types.float64)
@@ -48,11 +47,10 @@ def begin_step(real, sources, law, setting_count, coefficient_count, carry_count
     return begin_step
 
 
-def reduce_tiles(real, sources):
+def reduce_tiles(real):
     """Sum the tiles in their order: the gradient's norm, and the penalty into the objective."""
 
     def reduce_tiles(arguments, first_row, last_row):
-        sources  # noqa: B018
         scalars = vector(arguments, 0, types.float64)
         tile_norm = vector(arguments, 1, types.float64)
         tile_penalty = vector(arguments, 2, types.float64)
@@ -74,13 +72,12 @@ def clipped(gradient, scale, bound):
     return (-bound if above < -bound else above,)
 
 
-def update_parameters(real, sources, law, slot_count, coefficient_count):
+def update_parameters(real, law, slot_count, coefficient_count):
     """Clip the gradient, where that is asked for, and apply the optimizer's law."""
     lanes = LINE_BYTES * 8 // real.bitwidth
     panel = PANEL_LINES * lanes
 
     def update_parameters(arguments, first, last):
-        sources  # noqa: B018
         rows_high, padded = height(arguments, 0), padded_columns(arguments, 0)
         coefficients = read_tuple(pointer(arguments, 3, real), 1, coefficient_count)
         bound = pointer(arguments, 4, real)[0]
@@ -136,13 +133,12 @@ def transpose_rows(
             )
 
 
-def transpose_weight(real, sources):
+def transpose_weight(real):
     """transposed[u, f] = parameter[f, u] for a run of rows of one panel."""
     lanes = LINE_BYTES * 8 // real.bitwidth
     panel = PANEL_LINES * lanes
 
     def transpose_weight(arguments, first, last):
-        sources  # noqa: B018
         parameter, features = pointer(arguments, 1, real), height(arguments, 1)
         column = first // features * panel
         width = panel_width(padded_columns(arguments, 1), column, lanes)

@@ -1,0 +1,268 @@
+"""The compiled functions of this process: from memory, from the cache on disk, or compiled now.
+
+A function is named by its factory, number type, law and numbers. Where the cache has its object
+code, LLVM's linker loads it and Numba is never imported, which would take longer than a short
+training; otherwise `compiler` makes the object code, and it is loaded in the same way.
+
+The key of an entry holds all that the code depends on: every source file of the package, the
+versions of Python, NumPy, Numba and llvmlite, the processor, and Numba's settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import llvmlite
+import llvmlite.binding as llvm
+import numpy as np
+
+from fastbp.backends.contract import KERNELS
+from fastbp.backends.cpu.object_cache import read_entry, write_entry
+from fastbp.backends.cpu.processor import processor_features, processor_name
+from fastbp.plan import Step
+from fastbp.registry import is_own
+
+__all__ = ["Function", "Notice", "bind", "bind_kernel", "bind_product", "compiled_count"]
+
+logger = logging.getLogger("fastbp")
+
+
+class Function(NamedTuple):
+    """What a compiled function is made of.
+
+    Attributes
+    ----------
+    name : str
+        Of its factory.
+    dtype : str
+        ``float32`` or ``float64``, or nothing where it handles neither.
+    law : callable or None
+        A plain scalar function, or one that Numba has jitted.
+    numbers : tuple of int
+        Further arguments of the factory.
+    """
+
+    name: str
+    dtype: str = ""
+    law: Callable[..., Any] | None = None
+    numbers: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        law = self.law
+        about = f" of {law.__qualname__.partition('.')[0]}" if law else ""
+        return f"{self.name}{about}" + (f", {self.dtype}" if self.dtype else "")
+
+
+# Names of settings of Numba that have no part in what a kernel is compiled to.
+INDIFFERENT = {
+    "NUMBA_CACHE_DIR",
+    "NUMBA_NUM_THREADS",
+    "NUMBA_THREADING_LAYER",
+    "NUMBA_THREADING_LAYER_PRIORITY",
+}
+
+
+@functools.cache
+def digest_of_sources() -> str:
+    """A digest over the sources of the package; reading them takes a few milliseconds."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[2]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:32]
+
+
+def numba_version() -> str:
+    """Numba's own statement of its version, read from its file: importing it takes too long."""
+    found = importlib.util.find_spec("numba")
+    if found is None or found.origin is None:
+        return ""
+    return Path(found.origin).with_name("_version.py").read_text(encoding="utf-8")
+
+
+@functools.cache
+def circumstances() -> str:
+    """All that object code depends on besides the function and the sources of the package."""
+    settings = sorted(
+        f"{name}={value}"
+        for name, value in os.environ.items()
+        if name.startswith("NUMBA_") and name not in INDIFFERENT
+    )
+    file = Path(".numba_config.yaml")  # where Numba looks for settings as well
+    with contextlib.suppress(OSError):
+        settings.append(file.read_text(encoding="utf-8", errors="replace"))
+    parts = [
+        sys.implementation.cache_tag,
+        sys.version,
+        platform.system(),
+        platform.machine(),
+        np.__version__,
+        llvmlite.__version__,
+        numba_version(),
+        processor_name(),
+        processor_features(),
+        *settings,
+    ]
+    return "\0".join(map(str, parts))
+
+
+def key_of(function: Function) -> str:
+    """The name of a function's entry in the cache, and of its symbol."""
+    law = function.law
+    named = "" if law is None else f"{law.__module__}:{law.__qualname__}"
+    parts = (digest_of_sources(), circumstances(), function.name, function.dtype, named)
+    content = "\0".join((*parts, *map(str, function.numbers)))
+    return hashlib.sha256(content.encode()).hexdigest()[:40]
+
+
+class Notice:
+    """One line on the log when compiling takes this process more than a second in all."""
+
+    PATIENCE = 1.0
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        self.said = False
+
+    @contextlib.contextmanager
+    def about(self, name: str) -> Iterator[None]:
+        """Count the time of one function; speak while it is compiled, not after."""
+        if self.said:
+            yield
+            return
+        timer = threading.Timer(max(self.PATIENCE - self.spent, 0.0), self.say, (name,))
+        timer.daemon = True
+        started = time.perf_counter()
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self.spent += time.perf_counter() - started
+
+    def say(self, name: str) -> None:
+        """Name what is being compiled."""
+        if not self.said:
+            self.said = True
+            logger.warning(
+                "fastbp: compiling kernels for this processor (now %s); later processes read them "
+                "from the cache, and `fastbp warmup` fills it",
+                name,
+            )
+
+
+class Loader:
+    """LLVM's linker, which holds the code of this process."""
+
+    def __init__(self) -> None:
+        # Older versions of llvmlite ask for these two; newer ones do nothing here.
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        target = llvm.Target.from_triple(llvm.get_process_triple())
+        machine = target.create_target_machine(jit=True)
+        self.engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        # Never disposed of: threads may be inside the code when the interpreter ends.
+        self.engine._owned = True
+
+    def load(self, code: bytes, symbol: str) -> int:
+        """Link object code into the process; return the address of a function in it."""
+        self.engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        self.engine.finalize_object()
+        return int(self.engine.get_function_address(symbol))
+
+
+class Functions:
+    """The functions that this process has, by what they are made of."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[Function, int] = {}
+        self.compiled: list[Function] = []  # those that the cache did not have
+        self.lock = threading.RLock()
+        self.loader: Loader | None = None
+        self.notice = Notice()
+
+    def after_fork_in_child(self) -> None:
+        """The lock may have been held by a thread that this process does not have."""
+        self.lock = threading.RLock()
+
+    def bind(self, function: Function) -> int:
+        """The address of a function, compiled if need be."""
+        address = self.addresses.get(function)
+        if address is None:
+            with self.lock:
+                address = self.addresses.get(function)
+                if address is None:
+                    address = self.addresses[function] = self.make(function)
+        return address
+
+    def make(self, function: Function) -> int:
+        key, generation = key_of(function), digest_of_sources()
+        symbol = f"fastbp_{key}"
+        # A user's law may change without any change in fastbp, and a stale kernel would be silent.
+        keeps = function.law is None or is_own(function.law)
+        if not keeps:
+            symbol = f"{symbol}_{len(self.addresses)}"
+        code = read_entry(generation, key) if keeps else None
+        if code is None:
+            with self.notice.about(str(function)):
+                from fastbp.backends.cpu.compiler import compile_object
+
+                code = compile_object(function, symbol)
+            self.compiled.append(function)
+            if keeps:
+                write_entry(generation, key, code)
+        if self.loader is None:
+            self.loader = Loader()
+        return self.loader.load(code, symbol)
+
+
+FUNCTIONS = Functions()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=FUNCTIONS.after_fork_in_child)
+
+
+def compiled_count() -> int:
+    """How many functions this process has compiled or read from the cache."""
+    return len(FUNCTIONS.addresses)
+
+
+def bind(name: str, dtype: str = "", law: Any = None, *numbers: int) -> int:
+    """The address of the function that a factory makes; made at most once a process.
+
+    Parameters
+    ----------
+    name, dtype, law, numbers
+        As for `Function`.
+    """
+    return FUNCTIONS.bind(Function(name, dtype, law, numbers))
+
+
+def bind_product(dtype: str, shape: tuple[int, ...]) -> int:
+    """The address of the matrix product for a number type and a shape of register tiles."""
+    return bind("multiply", dtype, None, *shape)
+
+
+def bind_kernel(step: Step, dtype: str) -> int:
+    """The address of a step's kernel, compiled if this process has not done so yet."""
+    name, law = step.kernel, step.law
+    if not KERNELS[name].law:
+        return bind(name, dtype)
+    if name == "begin_step":
+        counts = (len(law.settings), law.coefficient_count, len(law.carry))
+        return bind(name, dtype, law.begin, *counts)
+    if name in {"dense_step", "update_parameters"}:
+        return bind(name, dtype, law.update, len(law.slots), law.coefficient_count)
+    return bind(name, dtype, law.law, len(law.settings))

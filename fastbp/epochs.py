@@ -160,7 +160,7 @@ class Run:
             self.diverged(quantity, epoch, done)
         self.training_seconds += time.perf_counter() - started
         engine.store_parameters(self.current)
-        if not np.isfinite(self.current).all():
+        if not all_finite(self.current):
             self.diverged("parameter", epoch, self.steps_per_epoch - 1)
         values = (
             epoch + 1,
@@ -172,7 +172,7 @@ class Run:
         )
         row = np.array([values], dtype=HISTORY_DTYPE)[0]
         self.history.append(row)
-        self.last_good[...] = self.current
+        self.last_good, self.current = self.current, self.last_good
         watch = "loss" if self.held_out is None else "validation_loss"
         self.watched.append(float(row[watch]))
         return row
@@ -219,7 +219,8 @@ class Run:
     def remember_best(self, epoch: int) -> None:
         if self.best_epoch == 0 or self.watched[-1] < self.watched[self.best_epoch - 1]:
             self.best_epoch = epoch + 1
-            self.best[...] = self.last_good
+            if self.settings.patience is not None:
+                self.best[...] = self.last_good
 
     def stopped_by_callback(self, row: np.void) -> bool:
         if not self.settings.callbacks:
@@ -255,6 +256,17 @@ class Run:
             threads=self.settings.threads if self.engine.pace.prefers_parallel else 1,
             history=history,
         )
+
+
+def all_finite(values: NDArray[Any]) -> bool:
+    """Whether no number is NaN or infinite.
+
+    A sum takes a fraction of the time of looking at each, and is finite only if all of them are;
+    it may also be infinite because it is large.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = values.sum()
+    return bool(np.isfinite(total)) or bool(np.isfinite(values).all())
 
 
 def bind(engine: Any, data: Data) -> None:

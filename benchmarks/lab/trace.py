@@ -124,36 +124,30 @@ def trace(work: Workload, dtype: str, seconds: float) -> str:
     steps = [*plan.propagation, *once, *plan.weight_steps]
     ticks = np.zeros(len(steps), dtype=np.int64)
 
-    def epoch(number: int) -> float:
+    def epoch(number: int, *, counted: bool) -> float:
         engine.begin_epoch(
-            work.rows, shuffle_seed=0 if batches > 1 else None, epoch=number,
+            work.rows,
+            shuffle_seed=0 if batches > 1 else None,
+            epoch=number,
             learning_rates=np.full(batches, work.learning_rate),
-        )  # fmt: skip
+        )
+        tables = (engine.propagation, engine.once, engine.weight_steps, engine.tiles)
         started = time.perf_counter()
-        run(
-            engine.propagation, engine.once, engine.weight_steps, engine.tiles, engine.batch,
-            engine.scalars, work.learning_rate, sizes, ticks,
-        )  # fmt: skip
+        if counted:
+            run(*tables, engine.batch, engine.scalars, work.learning_rate, sizes, ticks)
+        else:
+            engine.run(0, batches, False)
         return time.perf_counter() - started
 
-    def plain(number: int) -> float:
-        engine.begin_epoch(
-            work.rows, shuffle_seed=0 if batches > 1 else None, epoch=number,
-            learning_rates=np.full(batches, work.learning_rate),
-        )  # fmt: skip
-        started = time.perf_counter()
-        engine.run(0, batches, False)
-        return time.perf_counter() - started
-
-    epoch(0)
+    epoch(0, counted=True)
     best, best_ticks, best_plain = np.inf, ticks.copy(), np.inf
     ends = time.perf_counter() + seconds
     number = 0
     while time.perf_counter() < ends:
         ticks[:] = 0
         number += 1
-        elapsed = epoch(number)
-        best_plain = min(best_plain, plain(number))
+        best_plain = min(best_plain, epoch(number, counted=False))
+        elapsed = epoch(number, counted=True)
         if elapsed < best:
             best, best_ticks = elapsed, ticks.copy()
     peak = gigaflops(dtype, 1, 0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -191,8 +192,7 @@ class Engine:
 
     def load_parameters(self, flat: NDArray[Any]) -> None:
         """Copy a flat parameter vector into the slab, and into the transposed copies."""
-        for name, block in self.flat_blocks(flat):
-            matrix = block.T if name in self.plan.turned else block
+        for name, matrix in self.matrices_of(flat):
             self.buffers.write(name, matrix)
             if f"{name}.transposed" in self.buffers.tensors:
                 self.buffers.write(f"{name}.transposed", matrix.T)
@@ -206,17 +206,26 @@ class Engine:
         self.store(flat, ".gradient")
 
     def store(self, flat: NDArray[Any], suffix: str) -> None:
-        for name, block in self.flat_blocks(flat):
-            matrix = self.buffers.read(f"{name}{suffix}")
-            block[...] = matrix.T if name in self.plan.turned else matrix
+        for name, matrix in self.matrices_of(flat):
+            for column, panel in self.buffers.panels(f"{name}{suffix}"):
+                part = matrix[:, column : column + panel.shape[1]]
+                part[...] = panel[:, : part.shape[1]]
 
-    def flat_blocks(self, flat: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Every parameter tensor's name and its matrix inside a flat vector."""
-        start = 0
+    @functools.cached_property
+    def blocks(self) -> list[tuple[str, slice, tuple[int, int], bool]]:
+        """For every parameter tensor: name, place in a flat vector, shape, whether it is turned."""
+        found, start = [], 0
         for name, specification in self.plan.network.parameters():
-            block = flat[start : start + specification.size]
-            yield name, block.reshape(specification.matrix_shape)
-            start += specification.size
+            place = slice(start, start + specification.size)
+            found.append((name, place, specification.matrix_shape, name in self.plan.turned))
+            start = place.stop
+        return found
+
+    def matrices_of(self, flat: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Every parameter tensor's name, and a view of a flat vector in the tensor's shape."""
+        for name, place, shape, is_turned in self.blocks:
+            block = flat[place].reshape(shape)
+            yield name, block.T if is_turned else block
 
     # Running.
 

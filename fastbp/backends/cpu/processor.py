@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 __all__ = ["MOST_THREADS", "available_threads", "processor_features", "processor_name"]
@@ -19,16 +20,28 @@ def available_threads() -> int:
     return min(os.cpu_count() or 1, MOST_THREADS)
 
 
-def processor_name() -> str:
-    """LLVM's name of this processor, or the one in NUMBA_CPU_NAME."""
+@functools.cache
+def host_name() -> str:
+    """LLVM's name of this processor."""
     import llvmlite.binding as llvm
 
-    return os.environ.get("NUMBA_CPU_NAME") or str(llvm.get_host_cpu_name())
+    return str(llvm.get_host_cpu_name())
+
+
+@functools.cache
+def host_features() -> str:
+    """LLVM's list of this processor's features; asking takes a quarter of a millisecond."""
+    import llvmlite.binding as llvm
+
+    return str(llvm.get_host_cpu_features().flatten())
+
+
+def processor_name() -> str:
+    """LLVM's name of this processor, or the one in NUMBA_CPU_NAME."""
+    return os.environ.get("NUMBA_CPU_NAME") or host_name()
 
 
 def processor_features() -> str:
     """LLVM's list of this processor's features, or that in NUMBA_CPU_FEATURES."""
-    import llvmlite.binding as llvm
-
     forced = os.environ.get("NUMBA_CPU_FEATURES")
-    return str(llvm.get_host_cpu_features().flatten()) if forced is None else forced
+    return host_features() if forced is None else forced

@@ -6,6 +6,7 @@ tables are in docs/tuning.md. No number here changes a single bit of a result.
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import NamedTuple
 
@@ -67,7 +68,13 @@ def tile_family() -> str:
     forced = os.environ.get("FASTBP_TILE_SHAPE")
     if forced:
         return forced
-    enabled = set(processor_features().split(","))
+    return family_of(processor_features())
+
+
+@functools.cache
+def family_of(features: str) -> str:
+    """The kind of registers that go with LLVM's list of features."""
+    enabled = set(features.split(","))
     if "+avx512f" in enabled:
         return "avx512"
     return "avx2" if {"+avx", "+avx2"} & enabled else "neon"

@@ -32,7 +32,10 @@ def panel_spans(rows, columns, dtype, height):
 @shapes
 @pytest.mark.parametrize("segments", [1, 3])
 def test_dense_weight_and_bias_gradient(shape, segments, dtype):
-    """The segment may have fewer rows than its buffers; the rows beyond hold NaN."""
+    """The segment may have fewer rows than its buffers; the rows beyond hold NaN.
+
+    Tiles are a panel of the inputs high, or half of one.
+    """
     n, features, units = shape
     rng = generator(3, *shape)
     capacity, panel = n + 3, panel_columns(dtype)
@@ -56,8 +59,9 @@ def test_dense_weight_and_bias_gradient(shape, segments, dtype):
         tensors = {"gradient": gradient, "inputs": inputs, **common}
         tensors["parameter"] = Tensor(features, units, dtype)
         tensors["penalties"] = Absent()
-        for _, row, first, last in panel_spans(features, units, dtype, panel):
-            before = call("dense_weight_gradient", dtype, tensors, (panel, 0), first, last)
+        height = panel if segments == 1 else panel // 2
+        for _, row, first, last in panel_spans(features, units, dtype, height):
+            before = call("dense_weight_gradient", dtype, tensors, (height, 0), first, last)
             changed = gradient.whole != before["gradient"]
             changed &= ~(np.isnan(gradient.whole) & np.isnan(before["gradient"]))
             rows = np.r_[0:row, row + last - first : features]

@@ -114,11 +114,12 @@ def test_every_optimizer(optimizer, is_weight, shape, rows, dtype):
 def test_one_step_is_gradient_update_and_transpose(optimizer, clip, rates, features, units, dtype):
     """dense_step beside the kernels that do its work one by one: the same bits everywhere."""
     n, panel = 11, panel_columns(dtype)
+    tile = 2 * panel if clip == np.inf else panel // 2  # rows of a tile
     rng = np.random.default_rng([features, units])
     A, D = rng.normal(size=(n, features)), rng.normal(size=(n, units))
     W, b = rng.normal(size=(features, units)), rng.normal(size=units)
     panels = -(-units // panel)
-    starts = [(p, row) for p in range(panels) for row in range(0, features, 2 * panel)]
+    starts = [(p, row) for p in range(panels) for row in range(0, features, tile)]
     scalars = scalars_tensor(GRADIENT_SCALE=0.5, CLIP_SCALE=1.0, STEP=3, LEARNING_RATE=0.1)
     coefficients = Tensor(1, optimizer.coefficient_count, dtype)
     begin = {
@@ -151,7 +152,7 @@ def test_one_step_is_gradient_update_and_transpose(optimizer, clip, rates, featu
         results = [weight, bias, transposed, *sums]
         results += [s for s in (weight_slots, bias_slots) if isinstance(s, Tensor)]
         spans = [
-            (p * features + row, p * features + min(row + 2 * panel, features)) for p, row in starts
+            (p * features + row, p * features + min(row + tile, features)) for p, row in starts
         ]
         if at_once:
             more = {"penalties": penalties, **common, **laws}
@@ -164,7 +165,7 @@ def test_one_step_is_gradient_update_and_transpose(optimizer, clip, rates, featu
                         "transposed": transposed,
                         "inputs": inputs,
                     },
-                    2 * panel,
+                    tile,
                     0,
                 ),
                 (
@@ -199,7 +200,7 @@ def test_one_step_is_gradient_update_and_transpose(optimizer, clip, rates, featu
                 "penalties": penalties,
                 "inputs": inputs,
             }
-            call("dense_weight_gradient", dtype, {**own, **common}, (2 * panel, 0), *span)
+            call("dense_weight_gradient", dtype, {**own, **common}, (tile, 0), *span)
             own = {
                 "parameter": weight,
                 "slots": weight_slots,

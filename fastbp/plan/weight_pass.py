@@ -26,12 +26,21 @@ class WeightPass:
 PANELS_A_TURN = 4
 
 
+# A weight of fewer tiles than this has tiles of half the height, so that workers can share it.
+FEW_TILES = 8
+
+
 def tile_rows(builder: PlanBuilder, parameter: str) -> int:
-    """Rows of a tile: about `tile_elements` elements of a panel, in whole panels of the inputs."""
-    panel = builder.panel
+    """Rows of a tile: about `tile_elements` elements of a panel, in whole panels of the inputs.
+
+    Half a panel of the inputs, where there would be only a few tiles.
+    """
+    panel, tensor = builder.panel, builder.tensors[parameter]
     if not builder.is_weight(parameter):
         return max(builder.geometry.tile_elements // panel, 1)
-    return max(builder.geometry.tile_elements // panel // panel, 1) * panel
+    height = max(builder.geometry.tile_elements // panel // panel, 1) * panel
+    tiles = -(-tensor.rows // height) * -(-tensor.padded_columns // panel)
+    return panel // 2 if tiles < FEW_TILES else height
 
 
 def tiles_of(builder: PlanBuilder, parameter: str, height: int) -> Iterator[tuple[int, int]]:

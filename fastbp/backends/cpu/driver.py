@@ -23,7 +23,7 @@ from fastbp.backends.cpu.synchronization import arrive, await_all, await_release
 
 __all__ = ["run_batches"]
 
-ROW_UNIT = 8  # rows of a register tile
+ROW_UNIT = 2  # even shares leave no tile of a single row
 
 POSITION, ROWS, DATA_ROWS = int(Batch.POSITION), int(Batch.ROWS), int(Batch.DATA_ROWS)
 BEGINS, ENDS = int(Batch.BEGINS), int(Batch.ENDS)
@@ -57,7 +57,7 @@ ORDER_ROWS, REDUCE_LOSS, BEGIN_STEP, REDUCE_TILES = 0, 2, 4, 6
 
 @register_jitable
 def share_of_rows(rows, worker, workers):
-    """The row where a worker's share begins: equal shares, in whole register tiles."""
+    """The row where a worker's share begins: equal shares, of an even number of rows."""
     if worker == workers:
         return rows
     return rows * worker // workers // ROW_UNIT * ROW_UNIT

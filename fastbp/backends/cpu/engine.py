@@ -18,7 +18,7 @@ from fastbp.backends.cpu.machine_code import bind, bind_kernel, bind_product
 from fastbp.backends.cpu.pace import Pace
 from fastbp.backends.cpu.tuning import PARALLEL_MULTIPLY_ADDS, tile_shape
 from fastbp.backends.cpu.workers import POOL, entry
-from fastbp.plan import Plan, Step
+from fastbp.plan import Plan, Step, Tile
 
 __all__ = ["Engine", "bind_kernel"]
 
@@ -101,12 +101,21 @@ class Engine:
 
     def share_tiles(self, workers: int) -> NDArray[np.int64]:
         """Where each worker's run of tiles begins, so that all have about the same work."""
-        costs = [(t.last_row - t.first_row) + 4 for t in self.plan.tiles]
+        costs = [self.cost_of(tile) for tile in self.plan.tiles]
         reached = np.concatenate([[0], np.cumsum(costs, dtype=np.float64)])
         goals = reached[-1] * np.arange(workers + 1) / workers
         shares: NDArray[np.int64] = np.searchsorted(reached, goals - 1e-9).astype(np.int64)
         shares[-1] = len(costs)
         return shares
+
+    def cost_of(self, tile: Tile) -> int:
+        """About how much work a tile is: its lines, and what a tile costs besides."""
+        tensor, most = self.buffers.tensors[tile.parameter], self.plan.geometry.panel_lines
+        lines = tensor.padded_columns // self.plan.line
+        count = tile.last_row - tile.first_row
+        if tensor.rows == 1:  # a tile of panels; a chain of additions is no faster than four lines
+            return 4 * min(count * most, lines)
+        return (count + 4) * min(lines - tile.first_row // tensor.rows * most, most)
 
     def build_job(self) -> None:
         """The vector that the driver is called with, and the drivers, now and not in an epoch."""

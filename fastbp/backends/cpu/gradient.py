@@ -145,8 +145,9 @@ def dense_weight_gradient(real):
         product = product_for(arguments, 9, 2, width, lanes)
         norm = 0.0
         penalty = 0.0
-        for i in range(row, row + last - first, panel):
-            rows = min(panel, row + last - first - i)
+        i, end = row, row + last - first
+        while i < end:
+            rows = min(panel - i % panel, end - i)
             place = column * rows_high + i * width
             target = offset(gradient, place)
             begins = batch[BEGINS] != 0
@@ -155,8 +156,8 @@ def dense_weight_gradient(real):
                 target,
                 nothing if begins else target,
                 0 if begins else width,
-                offset(inputs, i * batch_height),
-                panel_width(inputs_padded, i, lanes),
+                offset(inputs, i // panel * panel * batch_height + i % panel),
+                panel_width(inputs_padded, i // panel * panel, lanes),
                 rows,
                 offset(delta, column * batch_height),
                 width,
@@ -172,6 +173,7 @@ def dense_weight_gradient(real):
                         penalty += penalty_of(target, offset(parameter, place), l1, l2, lines)
                         squares = sum_of_squares(target, lines)
                     norm += squares
+            i += rows
         if wanted and batch[ENDS] != 0:
             tile = tile_number(first, rows_high, tile_rows, first_tile)
             pointer(arguments, 1, types.float64)[tile] = norm

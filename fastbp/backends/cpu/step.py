@@ -82,7 +82,7 @@ def dense_step(real, law, slot_count, coefficient_count):
         end = row + last - first
         while row < end:
             # A group: one panel of the inputs high; of a bias, as many panels as fit.
-            rows = min(panel, end - row)
+            rows = min(panel - row % panel, end - row)
             width = panel_width(padded, column, lanes)
             place = column * rows_high + row * width
             count = rows * width
@@ -97,8 +97,8 @@ def dense_step(real, law, slot_count, coefficient_count):
                     gradient,
                     nothing,
                     0,
-                    offset(inputs, row * batch_height),
-                    panel_width(padded_columns(arguments, 6), row, lanes),
+                    offset(inputs, row // panel * panel * batch_height + row % panel),
+                    panel_width(padded_columns(arguments, 6), row // panel * panel, lanes),
                     rows,
                     offset(delta, column * batch_height),
                     width,

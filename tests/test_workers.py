@@ -250,3 +250,28 @@ def test_how_many_threads_there_are(monkeypatch):
     for nonsense in ("", "many", "-1", "0"):
         monkeypatch.setenv("NUMBA_NUM_THREADS", nonsense)
         assert available_threads() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's list of threads")
+def test_workers_may_run_on_every_core_of_the_process():
+    """They begin on a core of their own, and are free to move afterwards."""
+    script = """
+import os
+from pathlib import Path
+import numpy as np, fastbp as fb
+before = {path.name for path in Path("/proc/self/task").iterdir()}
+X = np.linspace(-1, 1, 512 * 8).reshape(512, 8)
+model = fb.Model(fb.mlp(8, 64, 64, 1, activation="tanh"))
+from fastbp.backends.cpu import engine
+engine.PARALLEL_MULTIPLY_ADDS = 0
+fb.train(model, X, X[:, :1], epochs=2, threads=2)
+made = [path for path in Path("/proc/self/task").iterdir() if path.name not in before]
+masks = [os.sched_getaffinity(int(path.name)) for path in made]
+assert os.sched_getaffinity(0) in masks, masks
+assert all(mask == os.sched_getaffinity(0) for mask in masks), masks
+"""
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

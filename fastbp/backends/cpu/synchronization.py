@@ -89,20 +89,20 @@ def pause(typing_context):
 
 
 @intrinsic
-def call_library(typing_context, address, first, second):
+def call_library(typing_context, address, first, second, third):
     """Call a function of the C library by address; what it returns is dropped.
 
     Functions of fewer arguments never look at the registers of the rest.
     """
 
     def generate(context, builder, signature, arguments):
-        kind = ir.FunctionType(I32, [I64, I64])
+        kind = ir.FunctionType(I32, [I64, I64, I64])
         function = builder.inttoptr(arguments[0], kind.as_pointer())
         builder.call(function, arguments[1:])
         return context.get_dummy_value()
 
     integer = types.int64
-    return types.void(integer, integer, integer), generate
+    return types.void(integer, integer, integer, integer), generate
 
 
 @intrinsic
@@ -194,9 +194,9 @@ def wait_until(place, wanted, team):
         if looks < SPINS:
             pause()
         elif looks < SPINS + YIELDS:
-            call_library(team[YIELD], 0, 0)
+            call_library(team[YIELD], 0, 0, 0)
         else:
-            call_library(team[NAP], NAP_MICROSECONDS, 0)
+            call_library(team[NAP], NAP_MICROSECONDS, 0, 0)
 
 
 @register_jitable
@@ -235,13 +235,13 @@ def lead(real):
         store_release(offset(team, RELEASED), 0)
         for worker in range(1, workers):
             store_release(offset(team, ARRIVED + LINE * worker), 0)
-        call_library(team[LOCK], team[MUTEX], 0)
+        call_library(team[LOCK], team[MUTEX], 0, 0)
         team[JOB] = job
         team[WORKERS] = workers
         store_release(offset(team, POSTED), load_acquire(offset(team, POSTED)) + 1)
         if team[SLEEPERS] > 0:
-            call_library(team[BROADCAST], team[CONDITION], 0)
-        call_library(team[UNLOCK], team[MUTEX], 0)
+            call_library(team[BROADCAST], team[CONDITION], 0, 0)
+        call_library(team[UNLOCK], team[MUTEX], 0, 0)
         call_kernel(team[CALL], job, 0, workers)
 
     return lead
@@ -253,9 +253,16 @@ def work(real):
     def work(place, unused, unused_too):
         """Do a share of every job that is posted, until one comes for less than no workers.
 
-        `place` holds the address of the team, the worker's number, and the jobs posted so far.
+        `place` holds the address of the team, the worker's number, the jobs posted so far, and
+        where to begin: an address of sched_setaffinity, or 0, with the size of a mask of cores and
+        the addresses of two masks, a core of the worker's own and all cores.
         """
         team, worker, seen = as_pointer(place[0], types.int64), place[1], place[2]
+        if place[3] != 0:
+            # Begun beside its maker on one core, it would stay there for tens of milliseconds:
+            # two threads that wait for one another look busy to the scheduler.
+            call_library(place[3], 0, place[4], place[5])
+            call_library(place[3], 0, place[4], place[6])
         posted = offset(team, POSTED)
         workers = 0
         while workers >= 0:
@@ -263,14 +270,14 @@ def work(real):
             while load_acquire(posted) == seen and looks < LOOKS_FOR_A_JOB:
                 pause()
                 looks += 1
-            call_library(team[LOCK], team[MUTEX], 0)
+            call_library(team[LOCK], team[MUTEX], 0, 0)
             while load_acquire(posted) == seen:
                 team[SLEEPERS] += 1
-                call_library(team[WAIT], team[CONDITION], team[MUTEX])
+                call_library(team[WAIT], team[CONDITION], team[MUTEX], 0)
                 team[SLEEPERS] -= 1
             seen = load_acquire(posted)
             job, workers = team[JOB], team[WORKERS]
-            call_library(team[UNLOCK], team[MUTEX], 0)
+            call_library(team[UNLOCK], team[MUTEX], 0, 0)
             if worker < workers:
                 call_kernel(team[CALL], job, worker, workers)
         return 0

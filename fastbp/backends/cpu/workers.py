@@ -24,6 +24,7 @@ from fastbp.backends.cpu.processor import MOST_THREADS
 __all__ = ["POOL", "Pool", "entry"]
 
 OBJECT_BYTES = 128  # more than a mutex or a condition takes on any system
+MASK_BITS = 1024  # of a cpu_set_t
 KIND = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
 
@@ -38,6 +39,14 @@ def lasting_memory(elements: int) -> NDArray[np.int64]:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(raw))
     start = (-raw.ctypes.data % 64) // 8
     return raw[start : start + elements]
+
+
+def mask_of(cores: set[int]) -> NDArray[np.int64]:
+    """The bits of some cores, as the system has them."""
+    mask = lasting_memory(MASK_BITS // 64)
+    for core in cores:
+        mask.view(np.uint64)[core // 64] |= np.uint64(1 << core % 64)
+    return mask
 
 
 LIBRARY = {
@@ -85,6 +94,7 @@ class Threads:
         while self.count < workers:
             place = lasting_memory(8)
             place[:3] = self.team.ctypes.data, self.count, self.team[Team.POSTED]
+            place[3:7] = self.where_to_begin(self.count)
             # Python's main thread handles signals; a worker inherits the mask of its maker.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
@@ -96,6 +106,19 @@ class Threads:
                 return False
             self.count += 1
         return True
+
+    def where_to_begin(self, worker: int) -> tuple[int, int, int, int]:
+        """What `work` says of its first core, for a worker of this number; zeros for anywhere."""
+        library = ctypes.CDLL(None)
+        if not (hasattr(os, "sched_getaffinity") and hasattr(library, "sched_getcpu")):
+            return 0, 0, 0, 0
+        cores, here = os.sched_getaffinity(0), library.sched_getcpu()
+        others = sorted(cores - {here})
+        if not others or max(cores) >= MASK_BITS:
+            return 0, 0, 0, 0
+        own = mask_of({others[(worker - 1) % len(others)]})
+        address = ctypes.cast(library.sched_setaffinity, ctypes.c_void_p).value or 0
+        return address, MASK_BITS // 8, own.ctypes.data, mask_of(cores).ctypes.data
 
 
 class Pool:

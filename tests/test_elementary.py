@@ -376,27 +376,3 @@ def test_logarithm_in_the_interpreter():
     assert math.isnan(elementary.log(-1.0))
     assert math.isnan(elementary.log(math.nan))
     assert isinstance(elementary.log(np.float32(2)), np.float32)
-
-
-@pytest.mark.parametrize("real", REALS)
-def test_multiply_add_rounds_once(real):
-    """Compiled: the nearest number to a * b + c, also where the product alone would be rounded."""
-
-    @njit
-    def run(a, b, c, out):
-        for i in range(a.size):
-            out[i] = elementary.multiply_add(a[i], b[i], c[i])
-
-    rng = np.random.default_rng(5)
-    a, b = rng.normal(size=(2, 500)).astype(real)
-    c = (-(a * b) * (1 + rng.integers(-3, 4, 500) * np.finfo(real).eps)).astype(real)
-    found = np.empty_like(a)
-    run(a, b, c, found)
-    with mpmath.workprec(400):
-        expected = [
-            real(float(mpmath.mpf(float(x)) * float(y) + float(z)))
-            for x, y, z in zip(a, b, c, strict=True)
-        ]
-    assert np.array_equal(found, expected)
-    assert not np.array_equal(found, a * b + c)
-    assert elementary.multiply_add(2.0, 3.0, -5.0) == 1.0

@@ -2,12 +2,14 @@
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import reference
 from numba import float32, float64, njit, types
 
 import fastbp as fb
+from fastbp import elementary
 from fastbp.activations import Activation
 from fastbp.backends.cpu.compiler import compilable
 from fastbp.losses import Loss
@@ -224,3 +226,27 @@ def test_settings_are_run_time_values(small):
     count = compiled_count()
     assert not np.array_equal(outputs(0.3), first)
     assert compiled_count() == count
+
+
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+def test_multiply_add_rounds_once(real):
+    """Compiled: the nearest number to a * b + c, also where the product alone would be rounded."""
+
+    @njit
+    def run(a, b, c, out):
+        for i in range(a.size):
+            out[i] = elementary.multiply_add(a[i], b[i], c[i])
+
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(2, 500)).astype(real)
+    c = (-(a * b) * (1 + rng.integers(-3, 4, 500) * np.finfo(real).eps)).astype(real)
+    found = np.empty_like(a)
+    run(a, b, c, found)
+    with mpmath.workprec(400):
+        expected = [
+            real(float(mpmath.mpf(float(x)) * float(y) + float(z)))
+            for x, y, z in zip(a, b, c, strict=True)
+        ]
+    assert np.array_equal(found, expected)
+    assert not np.array_equal(found, a * b + c)
+    assert elementary.multiply_add(2.0, 3.0, -5.0) == 1.0

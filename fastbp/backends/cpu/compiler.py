@@ -70,7 +70,8 @@ def product_signature(real: Any) -> Any:
 @functools.cache
 def compilable(law: Callable[..., Any]) -> Any:
     """A law in a form that kernels may close over; jitted functions are taken as they are."""
-    return law if is_jitted(law) else register_jitable(law)
+    # Inlined, however large: a call keeps LLVM from vectorising the loop round it.
+    return law if is_jitted(law) else register_jitable(forceinline=True)(law)
 
 
 def compile_object(function: Function, symbol: str) -> bytes:

@@ -87,6 +87,10 @@ def map_elements(typing_context, function, inputs, extra, outputs, lines):
             values.append(value)
         passed = [packed(context, builder, kind, values) for kind in taken]
         result = implementation(builder, [*passed, *constants])
+        # The tables that a law reads are no obstacle either, once it is inlined.
+        for instruction in inside.instructions:
+            if isinstance(instruction, ir.CallInstr):
+                instruction.set_metadata("llvm.access.group", group)
         results = leaves(builder, signature.return_type, result)
         for kind, value, target in zip(flat(signature.return_type), results, targets, strict=True):
             cast = context.cast(builder, value, kind, flat(outputs)[0].dtype)

@@ -11,7 +11,8 @@ from numba import float32, float64, njit, types
 import fastbp as fb
 from fastbp import elementary
 from fastbp.activations import Activation
-from fastbp.backends.cpu.compiler import compilable
+from fastbp.backends.cpu.compiler import compilable, compile_object
+from fastbp.backends.cpu.machine_code import Function
 from fastbp.losses import Loss
 from fastbp.optimizers import Optimizer
 from fastbp.registry import Named
@@ -250,3 +251,12 @@ def test_multiply_add_rounds_once(real):
     assert np.array_equal(found, expected)
     assert not np.array_equal(found, a * b + c)
     assert elementary.multiply_add(2.0, 3.0, -5.0) == 1.0
+
+
+@pytest.mark.parametrize("name", Activation.names())
+def test_activation_laws_become_vector_code(name, capfd):
+    """LLVM says on the standard error where it cannot vectorise a loop that it was told to."""
+    activation = Activation.resolve(name)
+    function = Function("dense_forward", "float32", activation.law, (len(activation.settings),))
+    assert compile_object(function, f"law_of_{name}")
+    assert "not vectorized" not in capfd.readouterr().err

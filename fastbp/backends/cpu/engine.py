@@ -164,7 +164,12 @@ class Engine:
         return start
 
     def panel_lines(self, step: Step) -> set[int]:
-        """How many lines wide the panels are that a step's product fills."""
+        """How many lines wide the panels are that a step's product fills, if it has a product."""
+        contract = KERNELS[step.kernel]
+        names = dict(zip(contract.tensors, step.tensors, strict=True))
+        sizes = dict(zip(contract.sizes, step.sizes, strict=True))
+        if names.get("inputs") == "none" or sizes.get("thin"):  # a bias; sums along the inputs
+            return set()
         tensor = self.buffers.tensors[step.tensors[0]]
         most, line = self.plan.geometry.panel_lines, self.plan.line
         full, left = divmod(tensor.padded_columns // line, most)

@@ -61,27 +61,44 @@ def add_bias_gradient(gradient, delta, between, rows, begin, end, panel):
         elif left >= PANEL_LINES:
             add_columns(target, source, between, rows, 1, 4)
             column += panel
+        elif left == 3:
+            add_columns(target, source, between, rows, 1, 3)
+            column = end
+        elif left == 2:
+            add_columns(target, source, between, rows, 1, 2)
+            column = end
         else:
-            if left == 3:
-                add_columns(target, source, between, rows, 1, 3)
-            elif left == 2:
-                add_columns(target, source, between, rows, 1, 2)
-            else:
-                add_columns(target, source, between, rows, 1, 1)
+            add_columns(target, source, between, rows, 1, 1)
             column = end
 
 
 @register_jitable(forceinline=True)
 def multiply_transposed(
-    product, target, start, start_stride, inputs, inputs_width, rows, delta, width, begin, end
+    product,
+    target,
+    start,
+    start_stride,
+    inputs,
+    height,
+    padded,
+    first,
+    rows,
+    delta,
+    width,
+    depth,
+    lanes,
 ):
-    """target = start + sum over i of inputs[i, r] delta[i, j], rows begin <= i < end of a batch.
+    """target = start + sum over i of inputs[i, r] delta[i, j], rows 0 <= i < depth of a batch.
 
-    `inputs` points at the first of the columns r, of a panel that is `inputs_width` wide; `target`
-    and `delta` are `width` wide. A few rows of the batch at a time: their panels, and the sums,
-    stay in the first-level cache.
+    The columns first <= r < first + rows are of one panel of `inputs`, which is `height` rows high
+    and `padded` columns wide; `target` and `delta`, a panel, are `width` wide. A few rows of the
+    batch at a time: their panels, and the sums, stay in the first-level cache.
     """
-    for i in range(begin, end, GRADIENT_DEPTH):
+    shift = first % (PANEL_LINES * lanes)
+    column = first - shift  # where the panel begins
+    inputs_width = panel_width(padded, column, lanes)
+    inputs = offset(inputs, column * height + shift)
+    for i in range(0, depth, GRADIENT_DEPTH):
         call_product(
             product,
             target,
@@ -94,7 +111,7 @@ def multiply_transposed(
             0,
             rows,
             offset(delta, i * width),
-            min(GRADIENT_DEPTH, end - i),
+            min(GRADIENT_DEPTH, depth - i),
         )
         start, start_stride = target, width
 
@@ -156,13 +173,15 @@ def dense_weight_gradient(real):
                 target,
                 nothing if begins else target,
                 0 if begins else width,
-                offset(inputs, i // panel * panel * batch_height + i % panel),
-                panel_width(inputs_padded, i // panel * panel, lanes),
+                inputs,
+                batch_height,
+                inputs_padded,
+                i,
                 rows,
                 offset(delta, column * batch_height),
                 width,
-                0,
                 batch[ROWS],
+                lanes,
             )
             if batch[ENDS] != 0:
                 lines = rows * width // lanes

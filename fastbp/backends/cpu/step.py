@@ -97,13 +97,15 @@ def dense_step(real, law, slot_count, coefficient_count):
                     gradient,
                     nothing,
                     0,
-                    offset(inputs, row // panel * panel * batch_height + row % panel),
-                    panel_width(padded_columns(arguments, 6), row // panel * panel, lanes),
+                    inputs,
+                    batch_height,
+                    padded_columns(arguments, 6),
+                    row,
                     rows,
                     offset(delta, column * batch_height),
                     width,
-                    0,
                     depth,
+                    lanes,
                 )
             else:
                 for j in range(count):

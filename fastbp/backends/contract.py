@@ -169,6 +169,42 @@ KERNELS: dict[str, KernelContract] = {
         ("columns",),
         writes=("data_outputs",),
     ),
+    # The same for rows in lanes: matrices with a row for each feature and a column for each row of
+    # the batch. `first_row` begins a panel; whole panels are written.
+    "gather_inputs_in_lanes": KernelContract(
+        ("inputs", "data_inputs", "row_index", "batch"),
+        ("features",),
+        writes=("inputs",),
+    ),
+    "dense_forward_in_lanes": KernelContract(
+        ("output", "derivative", "inputs", "weight", "bias", "settings"),
+        ("turned",),
+        writes=("output", "derivative"),
+        law="activation",
+        product=True,
+    ),
+    "elementwise_loss_in_lanes": KernelContract(
+        ("row_loss", "row_weight", "delta", "output", "data_targets", "data_weights", "row_index", "batch", "settings"),
+        ("outputs",),
+        writes=("row_loss", "row_weight"),
+        updates=("delta",),
+        optional=("data_weights",),
+        law="loss",
+    ),
+    "cross_entropy_loss_in_lanes": KernelContract(
+        ("row_loss", "row_weight", "delta", "output", "data_targets", "data_weights", "row_index", "batch"),
+        ("outputs",),
+        writes=("row_loss", "row_weight"),
+        updates=("delta",),
+        optional=("data_weights",),
+    ),
+    "dense_backward_data_in_lanes": KernelContract(
+        ("input_delta", "delta", "weight"),
+        ("turned",),
+        writes=(),
+        updates=("input_delta",),
+        product=True,
+    ),
     # Weight pass: rows of the panels of a parameter tensor. dense_step does in one go what the
     # kernels after it do one by one.
     "dense_step": KernelContract(
@@ -212,6 +248,20 @@ KERNELS: dict[str, KernelContract] = {
         product=True,
     ),
     "dense_bias_gradient": KernelContract(
+        ("gradient", "tile_norm", "tile_penalty", "delta", "scalars", "batch"),
+        ("tile_rows", "first_tile"),
+        writes=("tile_norm", "tile_penalty"),
+        updates=("gradient",),
+        optional=("tile_norm", "tile_penalty"),
+    ),
+    "dense_weight_gradient_in_lanes": KernelContract(
+        ("gradient", "tile_norm", "tile_penalty", "parameter", "penalties", "inputs", "delta", "scalars", "batch"),
+        ("tile_rows", "first_tile"),
+        writes=("tile_norm", "tile_penalty"),
+        updates=("gradient",),
+        optional=("tile_norm", "tile_penalty", "penalties"),
+    ),
+    "dense_bias_gradient_in_lanes": KernelContract(
         ("gradient", "tile_norm", "tile_penalty", "delta", "scalars", "batch"),
         ("tile_rows", "first_tile"),
         writes=("tile_norm", "tile_penalty"),

@@ -34,6 +34,8 @@ class PlanTables(Protocol):
     def by_units(self, weight: str) -> str:
         """The name of a weight as (units, inputs), which updates keep up to date."""
 
+    in_lanes: bool  # whether rows of the batch lie in lanes: a column of a matrix is a row
+
     def absent(self) -> str:
         """The name of the tensor that is not there."""
 
@@ -45,7 +47,8 @@ class PlanTables(Protocol):
     def add_gradient(self, kind: str, parameter: str, inputs: str | None, delta: str) -> None:
         """Say of what a parameter's gradient is made: ``inputs.T @ delta``, or delta's sums.
 
-        The kernels are ``{kind}_step``, ``{kind}_weight_gradient`` and ``{kind}_bias_gradient``.
+        The kernels are ``{kind}_step``, ``{kind}_weight_gradient`` and ``{kind}_bias_gradient``;
+        for rows in lanes the last two, with ``_in_lanes``.
         """
 
     def is_turned(self, weight: str) -> bool:
@@ -92,6 +95,7 @@ class Layer(Named, ABC):
     """A frozen dataclass below this class, in a file of its own, is a kind of layer."""
 
     family: ClassVar[str] = "layer"
+    runs_in_lanes: ClassVar[bool] = False  # whether there are kernels for rows in lanes
 
     @abstractmethod
     def output_size(self, inputs: int) -> int:

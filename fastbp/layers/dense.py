@@ -33,6 +33,8 @@ class Dense(Layer):
         For units that are not an integer above 0 and for unknown names.
     """
 
+    runs_in_lanes = True
+
     units: int
     activation: Activation
     initializer: str
@@ -72,14 +74,18 @@ class Dense(Layer):
         inputs, units = builder.sizes(index)
         weight = f"{index}.weight"
         thin = builder.is_thin(weight)
+        as_it_lies = thin or builder.in_lanes
         tensors = [
             builder.add_rows(f"{index}.output", "activations", units),
             builder.add_rows(f"{index}.delta", "deltas", units) if derivative else builder.absent(),
             builder.input_name(index),
-            weight if thin else builder.by_inputs(weight),
+            weight if as_it_lies else builder.by_inputs(weight),
             f"{index}.bias",
         ]
-        builder.add_step("dense_forward", tensors, [inputs, units, int(thin)], law=self.activation)
+        sizes = [inputs, units, int(thin)]
+        if builder.in_lanes:
+            sizes = [int(builder.is_turned(weight))]
+        builder.add_step("dense_forward", tensors, sizes, law=self.activation)
 
     def add_backward(self, builder: PlanTables, index: int, *, inputs_too: bool) -> None:
         inputs, units = builder.sizes(index)
@@ -89,8 +95,13 @@ class Dense(Layer):
         before = f"{index - 1}.delta"
         if index == 0:
             before = builder.add_rows("inputs.gradient", "deltas", inputs)
-        tensors = [before, f"{index}.delta", builder.by_units(f"{index}.weight")]
-        builder.add_step("dense_backward_data", tensors, [inputs, units, int(index == 0)])
+        weight = f"{index}.weight"
+        if builder.in_lanes:
+            tensors, sizes = [before, f"{index}.delta", weight], [int(builder.is_turned(weight))]
+        else:
+            tensors = [before, f"{index}.delta", builder.by_units(weight)]
+            sizes = [inputs, units, int(index == 0)]
+        builder.add_step("dense_backward_data", tensors, sizes)
 
     def add_gradients(self, builder: PlanTables, index: int) -> None:
         weight, delta = f"{index}.weight", f"{index}.delta"

@@ -102,7 +102,8 @@ def build_plan(
     -------
     Plan
     """
-    builder = PlanBuilder(network, dtype, batch_rows, geometry)
+    may_use_lanes = purpose in {"gradient", "train"} and loss is not None
+    builder = PlanBuilder(network, dtype, batch_rows, geometry, may_use_lanes=may_use_lanes)
     builder.add_parameters()
     add_propagation(builder, purpose, loss)
     weight_pass = WeightPass()
@@ -126,6 +127,7 @@ def build_plan(
         tensors=tuple(builder.tensors.values()),
         values=dict(builder.values),
         turned=frozenset(builder.turned),
+        in_lanes=builder.in_lanes,
         order=Step("order_rows", ("row_index", "keys", "batch"), ()),
         propagation=tuple(builder.propagation),
         reduce_loss=reduce_loss,

@@ -34,6 +34,8 @@ class Geometry:
         Rows of a batch that the slabs hold at a time; a larger batch comes in segments.
     near_bytes : int
         Parameters of so many bytes stay in a near cache from one block of rows to the next.
+    lane_rows : int
+        Batches of so many rows may lie in lanes; see `PlanBuilder`.
     """
 
     alignment: int
@@ -43,6 +45,7 @@ class Geometry:
     tile_elements: int
     segment_rows: int
     near_bytes: int
+    lane_rows: int
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class Plan:
         The most rows of a batch that are in the slabs at a time.
     turned : frozenset of str
         Weights that lie as (units, inputs), not (inputs, units).
+    in_lanes : bool
+        Whether the rows of the batch are columns of the matrices.
     order : Step
         Run before each segment: which row of the data is at which place.
     propagation : tuple of Step
@@ -145,6 +150,7 @@ class Plan:
     tensors: tuple[Tensor, ...]
     values: dict[str, tuple[float, ...]]
     turned: frozenset[str]
+    in_lanes: bool
     order: Step
     propagation: tuple[Step, ...]
     reduce_loss: Step | None
@@ -161,6 +167,11 @@ class Plan:
         size = self.network.parameter_count * ITEM_BYTES[self.dtype]
         near = size <= self.geometry.near_bytes
         return self.geometry.row_block if near else self.geometry.far_row_block
+
+    @property
+    def row_unit(self) -> int:
+        """Rows that are not divided among workers: of a panel, where they lie in lanes."""
+        return self.line * self.geometry.panel_lines if self.in_lanes else 2
 
     @property
     def line(self) -> int:

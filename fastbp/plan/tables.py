@@ -18,7 +18,15 @@ ORDERED_ROWS = 512
 class PlanBuilder:
     """Collects the tables of a plan; layers add their own rows to it."""
 
-    def __init__(self, network: Network, dtype: str, batch_rows: int, geometry: Geometry) -> None:
+    def __init__(
+        self,
+        network: Network,
+        dtype: str,
+        batch_rows: int,
+        geometry: Geometry,
+        *,
+        may_use_lanes: bool = False,
+    ) -> None:
         self.network = network
         self.dtype = dtype
         self.batch_rows = batch_rows
@@ -27,6 +35,7 @@ class PlanBuilder:
         self.line = geometry.alignment // ITEM_BYTES[dtype]
         self.panel = geometry.panel_lines * self.line
         self.specifications = dict(network.parameters())
+        self.in_lanes = may_use_lanes and self.gains_from_lanes()
         self.turned: set[str] = set()
         self.thin: set[str] = set()
         self.tensors: dict[str, Tensor] = {}
@@ -49,7 +58,9 @@ class PlanBuilder:
         return name
 
     def add_rows(self, name: str, slab: str, columns: int) -> str:
-        """A matrix with a row for each row of a segment."""
+        """A matrix with a row for each row of a segment; a column for each, if they lie in lanes."""
+        if self.in_lanes:
+            return self.add(name, slab, columns, self.segment_rows)
         return self.add(name, slab, self.segment_rows, columns)
 
     def add_vector(self, name: str, slab: str, length: int, kind: str) -> str:
@@ -137,6 +148,21 @@ class PlanBuilder:
         """
         return units <= self.line and units * (-(-inputs // self.line) + 3) <= inputs
 
+    def gains_from_lanes(self) -> bool:
+        """Whether the rows of a batch should lie in the lanes of the vectors, not the units.
+
+        It takes many rows, because each sum over them ends with a sum over lanes, and layers so
+        narrow that padding and few lines a row cost half as much again: a row of a product costs a
+        multiply-add for each line of units and a load that they share.
+        """
+        enough = 0 < self.geometry.lane_rows <= self.batch_rows
+        if not (enough and all(layer.runs_in_lanes for layer in self.network.layers)):
+            return False
+        shapes = [s.matrix_shape for s in self.specifications.values() if s.is_weight]
+        now = sum(inputs * (-(-units // self.line) + 1) for inputs, units in shapes)
+        in_lanes = sum(inputs * units / self.line for inputs, units in shapes)
+        return 2 * now > 3 * in_lanes
+
     # Layers.
 
     def sizes(self, index: int) -> tuple[int, int]:
@@ -157,7 +183,12 @@ class PlanBuilder:
         names = list(tensors)
         if law is not None:
             names.append(self.add_values(f"settings.{len(self.propagation)}", law.settings))
-        self.propagation.append(Step(kernel, tuple(names), tuple(sizes), law))
+        self.propagation.append(Step(kernel + self.suffix, tuple(names), tuple(sizes), law))
+
+    @property
+    def suffix(self) -> str:
+        """How the names of kernels end that see rows of the batch."""
+        return "_in_lanes" if self.in_lanes else ""
 
     def add_gradient(self, kind: str, parameter: str, inputs: str | None, delta: str) -> None:
         """Say of what a parameter's gradient is made: ``inputs.T @ delta``, or delta's sums.

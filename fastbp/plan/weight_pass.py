@@ -38,6 +38,8 @@ def tile_rows(builder: PlanBuilder, parameter: str) -> int:
     panel, tensor = builder.panel, builder.tensors[parameter]
     if not builder.is_weight(parameter):
         return max(builder.geometry.tile_elements // panel, 1)
+    if builder.in_lanes:  # each element is work; transposed copies are made in whole lines
+        return builder.line
     height = max(builder.geometry.tile_elements // panel // panel, 1) * panel
     tiles = -(-tensor.rows // height) * -(-tensor.padded_columns // panel)
     return panel // 2 if tiles < FEW_TILES else height
@@ -90,7 +92,8 @@ def add_weight_pass(
         result.reduce_tiles = Step("reduce_tiles", sums, (total,))
     for i, layer in enumerate(builder.network.layers):
         layer.add_gradients(builder, i)
-    at_once = optimizer is not None and not split and builder.segment_rows == builder.batch_rows
+    in_one = builder.segment_rows == builder.batch_rows and not builder.in_lanes
+    at_once = optimizer is not None and not split and in_one
     for name in names:
         first = len(result.steps)
         if optimizer is not None and at_once:
@@ -170,7 +173,7 @@ def add_gradient(
     what = "bias" if inputs is None else "weight"
     result.steps.append(
         Step(
-            f"{kind}_{what}_gradient",
+            f"{kind}_{what}_gradient{builder.suffix}",
             (*tensors, delta, "scalars", "batch"),
             (height, len(result.tiles)),
         )

@@ -31,15 +31,20 @@ from fastbp.backends.cpu import (
     synchronization,
     update,
 )
+from fastbp.backends.cpu.lanes import gradient as lanes_gradient
+from fastbp.backends.cpu.lanes import loss as lanes_loss
+from fastbp.backends.cpu.lanes import propagation as lanes_propagation
 from fastbp.backends.cpu.machine_code import Function
 from fastbp.backends.cpu.predict_rows import predict_rows
 
 __all__ = ["FACTORIES", "compilable", "compile_object", "number_type"]
 
 # The kernels of the step tables, and what is called from Python or by the operating system.
+MODULES = (dense, gradient, loss, rows, step, update)
+MODULES_IN_LANES = (lanes_gradient, lanes_loss, lanes_propagation)
 FACTORIES: dict[str, Callable[..., Any]] = {
     name: getattr(module, name)
-    for module in (dense, gradient, loss, rows, step, update)
+    for module in (*MODULES, *MODULES_IN_LANES)
     for name in module.__all__
 }
 OTHERS: dict[str, Callable[..., Any]] = {

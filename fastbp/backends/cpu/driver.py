@@ -23,8 +23,6 @@ from fastbp.backends.cpu.synchronization import arrive, await_all, await_release
 
 __all__ = ["run_batches"]
 
-ROW_UNIT = 2  # even shares leave no tile of a single row
-
 POSITION, ROWS, DATA_ROWS = int(Batch.POSITION), int(Batch.ROWS), int(Batch.DATA_ROWS)
 BEGINS, ENDS = int(Batch.BEGINS), int(Batch.ENDS)
 STEP, LEARNING_RATE, CLIP_SCALE = (
@@ -49,18 +47,18 @@ BATCH_ROWS, SEGMENT_ROWS, ROW_BLOCK = (
     int(Job.SEGMENT_ROWS),
     int(Job.ROW_BLOCK),
 )
-FIRST, LAST, TEAM = int(Job.FIRST), int(Job.LAST), int(Job.TEAM)
+FIRST, LAST, TEAM, ROW_UNIT = int(Job.FIRST), int(Job.LAST), int(Job.TEAM), int(Job.ROW_UNIT)
 
 # Rows of the table `once`, each the address of a kernel and of its arguments.
 ORDER_ROWS, REDUCE_LOSS, BEGIN_STEP, REDUCE_TILES = 0, 2, 4, 6
 
 
 @register_jitable
-def share_of_rows(rows, worker, workers):
-    """The row where a worker's share begins: equal shares, of an even number of rows."""
+def share_of_rows(rows, worker, workers, unit):
+    """The row where a worker's share begins: equal shares, multiples of a unit."""
     if worker == workers:
         return rows
-    return rows * worker // workers // ROW_UNIT * ROW_UNIT
+    return rows * worker // workers // unit * unit
 
 
 @register_jitable
@@ -150,6 +148,7 @@ def run_batches(real, parallel):
         clip_norm = as_pointer(job[CLIP_NORM], types.float64)[0]
         team = as_pointer(job[TEAM], types.int64)
         batch_size, segment_size, row_block = job[BATCH_ROWS], job[SEGMENT_ROWS], job[ROW_BLOCK]
+        row_unit = job[ROW_UNIT]
         first, last, data_rows = job[FIRST], job[LAST], batch[DATA_ROWS]
         first_tile, last_tile = shares[worker], shares[worker + 1]
         leads = worker == 0
@@ -176,8 +175,8 @@ def run_batches(real, parallel):
                     if status != FINE:
                         join_meeting(team, worker, workers, meeting + 1)
                         return
-                row = share_of_rows(rows, worker, workers)
-                end = share_of_rows(rows, worker + 1, workers)
+                row = share_of_rows(rows, worker, workers, row_unit)
+                end = share_of_rows(rows, worker + 1, workers, row_unit)
                 propagate(steps, step_count, row, end, row_block)
                 if leads and begin == 0 and has_update:
                     scalars[STEP] += 1.0

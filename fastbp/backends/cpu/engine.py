@@ -143,6 +143,7 @@ class Engine:
         self.job[Job.BATCH_ROWS] = self.batch_rows
         self.job[Job.SEGMENT_ROWS] = plan.segment_rows
         self.job[Job.ROW_BLOCK] = plan.row_block
+        self.job[Job.ROW_UNIT] = plan.row_unit
 
     def add_arguments(self, step: Step) -> int:
         """Append a step's row of arguments; return where it starts."""

@@ -42,7 +42,8 @@ class Job(IntEnum):
     FIRST = 17  # batches first <= b < last of the epoch
     LAST = 18
     TEAM = 19  # address of the team's vector, for the parallel driver
-    COUNT = 20
+    ROW_UNIT = 20  # shares of the rows are multiples of it
+    COUNT = 21
 
 
 class Prediction(IntEnum):

@@ -31,6 +31,7 @@ import numpy as np
 from fastbp.backends.contract import KERNELS
 from fastbp.backends.cpu.object_cache import read_entry, write_entry
 from fastbp.backends.cpu.processor import processor_features, processor_name
+from fastbp.backends.cpu.tuning import LANE_TILES, tile_family
 from fastbp.plan import Step
 from fastbp.registry import is_own
 
@@ -258,6 +259,8 @@ def bind_product(dtype: str, shape: tuple[int, ...]) -> int:
 def bind_kernel(step: Step, dtype: str) -> int:
     """The address of a step's kernel, compiled if this process has not done so yet."""
     name, law = step.kernel, step.law
+    if name == "dense_weight_gradient_in_lanes":
+        return bind(name, dtype, None, *LANE_TILES[tile_family()])
     if not KERNELS[name].law:
         return bind(name, dtype)
     if name == "begin_step":

@@ -18,6 +18,7 @@ __all__ = [
     "DEPTH_BLOCK",
     "GEOMETRY",
     "GRADIENT_DEPTH",
+    "LANE_TILES",
     "PANEL_LINES",
     "PARALLEL_MULTIPLY_ADDS",
     "TILE_SHAPES",
@@ -56,6 +57,11 @@ TILE_SHAPES = {
     "avx2": tuple(TileShape(32, 2, 6, lines) for lines in range(1, PANEL_LINES + 1)),
     "neon": tuple(TileShape(16, 4, 6, lines) for lines in range(1, PANEL_LINES + 1)),
 }
+
+
+# Sums over rows that lie in lanes: features x units of a tile, a line of partial sums for each, with
+# as many registers as they need.
+LANE_TILES = {"avx512": (4, 4), "avx2": (2, 2), "neon": (2, 2)}
 
 
 def tile_shape(lines: int) -> TileShape:
@@ -104,6 +110,7 @@ GEOMETRY = Geometry(
     tile_elements=2048,
     segment_rows=1024,
     near_bytes=1 << 20,
+    lane_rows=512,
 )
 
 # A step may run on several threads when its multiply-adds reach this number. The two meetings of a

@@ -1,0 +1,1 @@
+"""Kernels for narrow networks on many rows: the rows of the batch lie in the lanes of the vectors."""

@@ -1,0 +1,191 @@
+"""Loss kernels for rows in lanes: the loss of each row, and the delta that starts backward.
+
+They leave what those of `backends.cpu.loss` leave, lane for lane, and zeros in the deltas of the
+lanes after the last row.
+"""
+
+from __future__ import annotations
+
+from numba import types
+from numba.extending import register_jitable
+
+from fastbp.backends.contract import Batch
+from fastbp.backends.cpu.elementwise import map_elements
+from fastbp.backends.cpu.intrinsics import (
+    is_present,
+    offset,
+    padded_columns,
+    pointer,
+    read_tuple,
+    size,
+    stack_array,
+)
+from fastbp.backends.cpu.lanes.operations import gather_columns
+from fastbp.backends.cpu.panels import panel_width
+from fastbp.backends.cpu.tuning import PANEL_LINES
+from fastbp.backends.cpu.vectors import LINE_BYTES
+from fastbp.elementary import constant, exp, log
+
+__all__ = ["cross_entropy_loss_in_lanes", "elementwise_loss_in_lanes"]
+
+POSITION, ORDER_BEGIN = int(Batch.POSITION), int(Batch.ORDER_BEGIN)
+CHUNK = 16  # outputs that go through the law in one run
+
+
+@register_jitable(forceinline=True)
+def sum_of(a, b):
+    return (a + b,)
+
+
+@register_jitable(forceinline=True)
+def times(a, b):
+    return (a * b,)
+
+
+@register_jitable(forceinline=True)
+def larger(a, b):
+    return (b if b > a else a,)
+
+
+@register_jitable(forceinline=True)
+def weighed(value, weight):
+    # A row that counts nothing may have an infinite loss.
+    return (weight * value if weight != constant(0.0, weight) else weight,)
+
+
+@register_jitable(forceinline=True)
+def shifted_exp(value, largest):
+    return (exp(value - largest),)
+
+
+@register_jitable(forceinline=True)
+def share_less_hit(slope, share, total, label, weight, output):
+    one, zero = constant(1.0, slope), constant(0.0, slope)
+    hit = one if label == output else zero
+    change = slope * (weight * (share / total - hit))
+    return (change if weight != zero else zero,)
+
+
+@register_jitable(forceinline=True)
+def loss_of_share(total, largest, chosen):
+    return (log(total) + (largest - chosen),)
+
+
+def elementwise_loss_in_lanes(real, law, setting_count):
+    """The mean of an element-wise law over the outputs of each row."""
+    lanes = LINE_BYTES * 8 // real.bitwidth
+    panel = PANEL_LINES * lanes
+    block = CHUNK * panel
+
+    def elementwise_loss_in_lanes(arguments, first_row, last_row):
+        row_loss, row_weight = pointer(arguments, 0, real), pointer(arguments, 1, real)
+        delta, padded = pointer(arguments, 2, real), padded_columns(arguments, 2)
+        output = pointer(arguments, 3, real)
+        targets = pointer(arguments, 4, real)
+        weighted, weights = is_present(arguments, 5), pointer(arguments, 5, real)
+        batch = pointer(arguments, 7, types.int64)
+        shift = batch[POSITION] - batch[ORDER_BEGIN]
+        row_index = offset(pointer(arguments, 6, types.int64), shift)
+        settings = read_tuple(pointer(arguments, 8, real), 1, setting_count)
+        outputs = size(arguments, 9, 0)
+        share = real(1.0) / real(outputs)
+        wanted = stack_array(block, real)
+        losses = stack_array(block, real)
+        slopes = stack_array(block, real)
+        weight = stack_array(panel, real)
+        total = stack_array(panel, real)
+        for row in range(first_row, last_row, panel):
+            width = panel_width(padded, row, lanes)
+            rows = min(width, last_row - row)
+            index = offset(row_index, row)
+            wide = width // lanes
+            for i in range(width):
+                total[i] = real(0.0)
+                weight[i] = real(1.0) if i < rows else real(0.0)
+            if weighted:
+                for i in range(rows):
+                    weight[i] = weights[index[i]]
+            for first in range(0, outputs, CHUNK):
+                count = min(CHUNK, outputs - first)
+                place = row * outputs + first * width
+                change, lines = offset(delta, place), count * wide
+                source = offset(targets, first)
+                gather_columns(wanted, width, source, outputs, index, rows, count)
+                values = (offset(output, place), wanted)
+                map_elements(law, values, (settings,), (losses, slopes), lines)
+                map_elements(times, (slopes,), (share,), (slopes,), lines)
+                map_elements(times, (change, slopes), (), (change,), lines)
+                for j in range(count):
+                    map_elements(sum_of, (total, offset(losses, j * width)), (), (total,), wide)
+                    if weighted or rows < width:
+                        each = offset(change, j * width)
+                        map_elements(weighed, (each, weight), (), (each,), wide)
+            map_elements(times, (total,), (share,), (total,), wide)
+            if weighted:
+                map_elements(weighed, (total, weight), (), (total,), wide)
+            for i in range(rows):
+                row_loss[row + i] = total[i]
+                row_weight[row + i] = weight[i]
+
+    return elementwise_loss_in_lanes
+
+
+def cross_entropy_loss_in_lanes(real):
+    """-log softmax(output)[label]; the derivative is softmax(output) - onehot(label)."""
+    lanes = LINE_BYTES * 8 // real.bitwidth
+    panel = PANEL_LINES * lanes
+
+    def cross_entropy_loss_in_lanes(arguments, first_row, last_row):
+        row_loss, row_weight = pointer(arguments, 0, real), pointer(arguments, 1, real)
+        delta, padded = pointer(arguments, 2, real), padded_columns(arguments, 2)
+        output = pointer(arguments, 3, real)
+        labels = pointer(arguments, 4, types.int64)
+        weighted, weights = is_present(arguments, 5), pointer(arguments, 5, real)
+        batch = pointer(arguments, 7, types.int64)
+        shift = batch[POSITION] - batch[ORDER_BEGIN]
+        row_index = offset(pointer(arguments, 6, types.int64), shift)
+        outputs = size(arguments, 8, 0)
+        weight = stack_array(panel, real)
+        label = stack_array(panel, real)
+        chosen = stack_array(panel, real)
+        largest = stack_array(panel, real)
+        total = stack_array(panel, real)
+        shares = stack_array(panel, real)
+        for row in range(first_row, last_row, panel):
+            width = panel_width(padded, row, lanes)
+            rows = min(width, last_row - row)
+            index = offset(row_index, row)
+            wide = width // lanes
+            values, change = offset(output, row * outputs), offset(delta, row * outputs)
+            for i in range(width):
+                total[i] = real(0.0)
+                largest[i] = values[i]
+                weight[i] = label[i] = chosen[i] = real(0.0)
+            for i in range(rows):
+                data_row = index[i]
+                weight[i] = weights[data_row] if weighted else real(1.0)
+                label[i] = real(labels[data_row])
+                chosen[i] = values[labels[data_row] * width + i]
+            for j in range(1, outputs):
+                map_elements(larger, (largest, offset(values, j * width)), (), (largest,), wide)
+            for j in range(outputs):
+                each = offset(values, j * width)
+                map_elements(shifted_exp, (each, largest), (), (shares,), wide)
+                map_elements(sum_of, (total, shares), (), (total,), wide)
+            for j in range(outputs):
+                each, slope = offset(values, j * width), offset(change, j * width)
+                map_elements(shifted_exp, (each, largest), (), (shares,), wide)
+                map_elements(
+                    share_less_hit,
+                    (slope, shares, total, label, weight),
+                    (real(j),),
+                    (slope,),
+                    wide,
+                )
+            map_elements(loss_of_share, (total, largest, chosen), (), (total,), wide)
+            map_elements(weighed, (total, weight), (), (total,), wide)
+            for i in range(rows):
+                row_loss[row + i] = total[i]
+                row_weight[row + i] = weight[i]
+
+    return cross_entropy_loss_in_lanes

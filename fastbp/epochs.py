@@ -96,17 +96,16 @@ class Run:
         bind(self.engine, training)
         self.history: list[np.void] = []
         self.watched: list[float] = []
-        self.best = model.parameters.copy()
+        self.engine.load_parameters(model.parameters)
+        # Copies of the engine's parameters: of the best epoch, the last one, and one to write to.
+        self.best, self.last_good, self.current = (self.engine.snapshot() for _ in range(3))
         self.best_epoch = 0
-        self.last_good = model.parameters.copy()
-        self.current = model.parameters.copy()
         self.training_seconds = 0.0
 
     def train(self, display: NoProgress) -> TrainResult:
         """Run the epochs; the model has usable parameters however this ends."""
         model, settings = self.model, self.settings
         scaling_before = model.scaling
-        self.engine.load_parameters(model.parameters)
         model.scaling = self.scaling
         stopped_by = "epochs"
         started = time.perf_counter()
@@ -125,7 +124,7 @@ class Run:
                     stopped_by = "patience"
                     break
         except DivergenceError:
-            model.parameters[...] = self.last_good
+            self.engine.store_parameters(model.parameters, self.last_good)
             if epochs == 0:  # the parameters are still those that went with the old scaling
                 model.scaling = scaling_before
             raise
@@ -136,7 +135,7 @@ class Run:
             raise
         seconds = time.perf_counter() - started
         use_best = settings.patience is not None
-        model.parameters[...] = self.best if use_best else self.last_good
+        self.engine.store_parameters(model.parameters, self.best if use_best else self.last_good)
         return self.result(stopped_by, epochs, seconds, self.best_epoch if use_best else epochs)
 
     def run_epoch(self, epoch: int) -> Any:
@@ -159,7 +158,7 @@ class Run:
             quantity = "loss" if status is Status.LOSS_NOT_FINITE else "gradient"
             self.diverged(quantity, epoch, done)
         self.training_seconds += time.perf_counter() - started
-        engine.store_parameters(self.current)
+        engine.snapshot(self.current)
         if not all_finite(self.current):
             self.diverged("parameter", epoch, self.steps_per_epoch - 1)
         values = (
@@ -225,7 +224,7 @@ class Run:
     def stopped_by_callback(self, row: np.void) -> bool:
         if not self.settings.callbacks:
             return False
-        self.model.parameters[...] = self.last_good
+        self.engine.store_parameters(self.model.parameters, self.last_good)
         answers = [callback(row, self.model) for callback in self.settings.callbacks]
         return any(answers)
 

@@ -76,10 +76,16 @@ class Buffers:
         slab = self.slabs[tensor.slab]
         return int(slab.ctypes.data + tensor.offset * slab.itemsize)
 
-    def panels(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
-        """The panels of a tensor: first column, and a view (rows, columns with their padding)."""
+    def panels(
+        self, name: str, slab: NDArray[Any] | None = None
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """The panels of a tensor: first column, and a view (rows, columns with their padding).
+
+        Views of the tensor's slab, or of a copy of it.
+        """
         tensor = self.tensors[name]
-        slab = self.slabs[tensor.slab]
+        if slab is None:
+            slab = self.slabs[tensor.slab]
         geometry = self.plan.geometry
         panel = geometry.panel_lines * geometry.alignment // slab.itemsize
         for column in range(0, tensor.padded_columns, panel):

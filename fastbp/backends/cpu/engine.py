@@ -212,17 +212,27 @@ class Engine:
             if f"{name}.transposed" in self.buffers.tensors:
                 self.buffers.write(f"{name}.transposed", matrix.T)
 
-    def store_parameters(self, flat: NDArray[Any]) -> None:
-        """Copy the parameters into a flat vector."""
-        self.store(flat, "")
+    def snapshot(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """A copy of the slab of the parameters, padding (zeros) included; into `out`, if given."""
+        slab = self.buffers.slabs["parameters"]
+        if out is None:
+            return slab.copy()
+        np.copyto(out, slab)
+        return out
+
+    def store_parameters(self, flat: NDArray[Any], snapshot: NDArray[Any] | None = None) -> None:
+        """Copy the parameters, or those of a snapshot, into a flat vector."""
+        self.store(flat, "", snapshot)
 
     def store_gradient(self, flat: NDArray[Any]) -> None:
         """Copy the gradient into a flat vector."""
         self.store(flat, ".gradient")
 
-    def store(self, flat: NDArray[Any], suffix: str) -> None:
+    def store(
+        self, flat: NDArray[Any], suffix: str, snapshot: NDArray[Any] | None = None
+    ) -> None:
         for name, matrix in self.matrices_of(flat):
-            for column, panel in self.buffers.panels(f"{name}{suffix}"):
+            for column, panel in self.buffers.panels(f"{name}{suffix}", snapshot):
                 part = matrix[:, column : column + panel.shape[1]]
                 part[...] = panel[:, : part.shape[1]]
 

@@ -61,7 +61,7 @@ TILE_SHAPES = {
 
 # Sums over rows that lie in lanes: features x units of a tile, a line of partial sums for each, with
 # as many registers as they need.
-LANE_TILES = {"avx512": (4, 4), "avx2": (2, 2), "neon": (2, 2)}
+LANE_TILES = {"avx512": (6, 4), "avx2": (2, 2), "neon": (2, 2)}
 
 
 def tile_shape(lines: int) -> TileShape:

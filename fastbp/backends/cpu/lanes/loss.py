@@ -6,6 +6,8 @@ lanes after the last row.
 
 from __future__ import annotations
 
+import math
+
 from numba import types
 from numba.extending import register_jitable
 
@@ -20,7 +22,7 @@ from fastbp.backends.cpu.intrinsics import (
     size,
     stack_array,
 )
-from fastbp.backends.cpu.lanes.operations import gather_columns
+from fastbp.backends.cpu.lanes.operations import fill_lines, gather_columns
 from fastbp.backends.cpu.panels import panel_width
 from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
@@ -77,6 +79,11 @@ def elementwise_loss_in_lanes(real, law, setting_count):
     panel = PANEL_LINES * lanes
     block = CHUNK * panel
 
+    @register_jitable(forceinline=True)
+    def loss_and_delta(output, target, slope, settings, share):
+        loss, derivative = law(output, target, settings)
+        return loss, slope * (derivative * share)
+
     def elementwise_loss_in_lanes(arguments, first_row, last_row):
         row_loss, row_weight = pointer(arguments, 0, real), pointer(arguments, 1, real)
         delta, padded = pointer(arguments, 2, real), padded_columns(arguments, 2)
@@ -91,17 +98,16 @@ def elementwise_loss_in_lanes(real, law, setting_count):
         share = real(1.0) / real(outputs)
         wanted = stack_array(block, real)
         losses = stack_array(block, real)
-        slopes = stack_array(block, real)
-        weight = stack_array(panel, real)
-        total = stack_array(panel, real)
         for row in range(first_row, last_row, panel):
             width = panel_width(padded, row, lanes)
             rows = min(width, last_row - row)
             index = offset(row_index, row)
             wide = width // lanes
-            for i in range(width):
-                total[i] = real(0.0)
-                weight[i] = real(1.0) if i < rows else real(0.0)
+            total, weight = offset(row_loss, row), offset(row_weight, row)
+            fill_lines(total, real(0.0), wide)
+            fill_lines(weight, real(1.0), wide)
+            for i in range(rows, width):
+                weight[i] = real(0.0)
             if weighted:
                 for i in range(rows):
                     weight[i] = weights[index[i]]
@@ -111,10 +117,8 @@ def elementwise_loss_in_lanes(real, law, setting_count):
                 change, lines = offset(delta, place), count * wide
                 source = offset(targets, first)
                 gather_columns(wanted, width, source, outputs, index, rows, count)
-                values = (offset(output, place), wanted)
-                map_elements(law, values, (settings,), (losses, slopes), lines)
-                map_elements(times, (slopes,), (share,), (slopes,), lines)
-                map_elements(times, (change, slopes), (), (change,), lines)
+                values = (offset(output, place), wanted, change)
+                map_elements(loss_and_delta, values, (settings, share), (losses, change), lines)
                 for j in range(count):
                     map_elements(sum_of, (total, offset(losses, j * width)), (), (total,), wide)
                     if weighted or rows < width:
@@ -123,9 +127,6 @@ def elementwise_loss_in_lanes(real, law, setting_count):
             map_elements(times, (total,), (share,), (total,), wide)
             if weighted:
                 map_elements(weighed, (total, weight), (), (total,), wide)
-            for i in range(rows):
-                row_loss[row + i] = total[i]
-                row_weight[row + i] = weight[i]
 
     return elementwise_loss_in_lanes
 
@@ -145,28 +146,26 @@ def cross_entropy_loss_in_lanes(real):
         shift = batch[POSITION] - batch[ORDER_BEGIN]
         row_index = offset(pointer(arguments, 6, types.int64), shift)
         outputs = size(arguments, 8, 0)
-        weight = stack_array(panel, real)
         label = stack_array(panel, real)
         chosen = stack_array(panel, real)
         largest = stack_array(panel, real)
-        total = stack_array(panel, real)
         shares = stack_array(panel, real)
         for row in range(first_row, last_row, panel):
             width = panel_width(padded, row, lanes)
             rows = min(width, last_row - row)
             index = offset(row_index, row)
             wide = width // lanes
+            total, weight = offset(row_loss, row), offset(row_weight, row)
             values, change = offset(output, row * outputs), offset(delta, row * outputs)
-            for i in range(width):
-                total[i] = real(0.0)
-                largest[i] = values[i]
-                weight[i] = label[i] = chosen[i] = real(0.0)
+            for line in (total, weight, label, chosen):
+                fill_lines(line, real(0.0), wide)
+            fill_lines(largest, real(-math.inf), wide)
             for i in range(rows):
                 data_row = index[i]
                 weight[i] = weights[data_row] if weighted else real(1.0)
                 label[i] = real(labels[data_row])
                 chosen[i] = values[labels[data_row] * width + i]
-            for j in range(1, outputs):
+            for j in range(outputs):
                 map_elements(larger, (largest, offset(values, j * width)), (), (largest,), wide)
             for j in range(outputs):
                 each = offset(values, j * width)
@@ -184,8 +183,5 @@ def cross_entropy_loss_in_lanes(real):
                 )
             map_elements(loss_of_share, (total, largest, chosen), (), (total,), wide)
             map_elements(weighed, (total, weight), (), (total,), wide)
-            for i in range(rows):
-                row_loss[row + i] = total[i]
-                row_weight[row + i] = weight[i]
 
     return cross_entropy_loss_in_lanes

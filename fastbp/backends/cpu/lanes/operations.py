@@ -32,7 +32,7 @@ from fastbp.backends.cpu.vectors import (
     zero,
 )
 
-__all__ = ["add_lanes", "gather_columns", "multiply_lanes", "spread"]
+__all__ = ["add_lanes", "fill_lines", "gather_columns", "multiply_lanes", "spread"]
 
 SQUARE = 4  # columns that are turned at a time
 
@@ -56,6 +56,25 @@ def spread(typing_context, target, source, count):
         return context.get_dummy_value()
 
     return types.void(target, source, count), generate
+
+
+@intrinsic
+def fill_lines(typing_context, target, value, lines):
+    """target[j] = value for so many lines, written as they will be read: in whole vectors."""
+
+    def generate(context, builder, signature, arguments):
+        target, value, lines = arguments
+        lanes = lanes_of(target.type.pointee)
+        vector = splat(builder, value, lanes)
+
+        def line(i: Any, _: list[Any]) -> list[Any]:
+            store(builder, vector, at(builder, target, builder.mul(i, I64(lanes))), LINE_BYTES)
+            return []
+
+        loop(builder, lines, [], line)
+        return context.get_dummy_value()
+
+    return types.void(target, value, lines), generate
 
 
 def turned(builder: Any, rows: list[Any]) -> list[Any]:
@@ -233,6 +252,11 @@ def each_group(
         done = builder.add(done, builder.mul(count, I64(size)))
 
 
+def lower_sizes(most: int) -> tuple[int, ...]:
+    """The sizes of groups that finish what groups of the largest size leave."""
+    return (most, *(size for size in (4, 2, 1) if size < most))
+
+
 @intrinsic(prefer_literal=True)
 def multiply_lanes(typing_context, target, stride, a, b, part, sizes, is_first, high, wide):
     """target[f, u] += sum over i of a[f, i] b[u, i], over the rows i of a batch.
@@ -240,7 +264,7 @@ def multiply_lanes(typing_context, target, stride, a, b, part, sizes, is_first, 
     `a` and `b` are matrices in panels of the batch's rows. `part`: the first f and how many, the
     first u and how many; `target` points at the first of both, and its next row is `stride`
     further on. `sizes`: the heights of the two matrices, rows of the batch, padded columns. With
-    `is_first`, the sums begin at zero. `high` and `wide`, powers of two, are the shape of a tile.
+    `is_first`, the sums begin at zero. `high` and `wide`, a power of two, are the shape of a tile.
     """
     tile_shape = high.literal_value, wide.literal_value
 
@@ -279,8 +303,12 @@ def multiply_lanes(typing_context, target, stride, a, b, part, sizes, is_first, 
                 step,
             )
             for done in range(0, high * wide, lanes):
-                some = add_up(builder, sums[done : done + lanes])
-                for begin in range(0, some.type.count, wide):
+                together = sums[done : done + lanes]
+                count = len(together)
+                while len(together) & (len(together) - 1):
+                    together.append(zero(kind))
+                some = add_up(builder, together)
+                for begin in range(0, count, wide):
                     row = builder.add(feature, I64((done + begin) // wide))
                     place = builder.add(builder.mul(row, stride), unit)
                     part = shuffle(builder, some, some, range(begin, begin + wide))
@@ -290,11 +318,11 @@ def multiply_lanes(typing_context, target, stride, a, b, part, sizes, is_first, 
             each_group(
                 builder,
                 units,
-                (tile_shape[1], 1),
+                lower_sizes(tile_shape[1]),
                 lambda unit, wide: tile(feature, high, unit, wide),
             )
 
-        each_group(builder, features, (tile_shape[0], 1), some_features)
+        each_group(builder, features, lower_sizes(tile_shape[0]), some_features)
         return context.get_dummy_value()
 
     taken = (target, stride, a, b, part, sizes, is_first, high, wide)

@@ -27,17 +27,18 @@ import fastbp as fb
 from fastbp import shuffle
 from fastbp.activations import Activation
 from fastbp.backends.contract import KERNELS, Batch, Scalar
-from fastbp.backends.cpu import dense, gradient, loss, rows, step, update
-from fastbp.backends.cpu.compiler import FACTORIES
+from fastbp.backends.cpu.compiler import FACTORIES, MODULES, MODULES_IN_LANES
 from fastbp.losses import Loss
 from fastbp.optimizers import Optimizer
 
 
 def test_contract_and_backend_name_the_same_kernels():
     assert set(FACTORIES) == set(KERNELS)
-    for module in (dense, gradient, loss, rows, step, update):
+    for module in (*MODULES, *MODULES_IN_LANES):
         for name in module.__all__:
             assert FACTORIES[name].__name__ == name
+    in_lanes = {name for module in MODULES_IN_LANES for name in module.__all__}
+    assert in_lanes == {name for name in KERNELS if name.endswith("_in_lanes")}
 
 
 def test_the_contract_is_consistent():

@@ -94,7 +94,9 @@ def run(propagation, once, weight_steps, tiles, batch, scalars, rate, sizes, tic
 def products(kernel: str, sizes: tuple[int, ...], step, plan, batch_rows: int) -> int:
     """Operations of the matrix product that a row of the plan is, or 0."""
     if kernel.startswith(("dense_forward", "dense_backward_data")):
-        weight = next(t for t in plan.tensors if t.name == step.tensors[3 if "forward" in kernel else 2])
+        weight = next(
+            t for t in plan.tensors if t.name == step.tensors[3 if "forward" in kernel else 2]
+        )
         return 2 * batch_rows * weight.rows * weight.columns
     if kernel.startswith(("dense_step", "dense_weight_gradient")) and step.tensors[0].endswith(
         ("weight", "weight.gradient")

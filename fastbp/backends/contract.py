@@ -15,6 +15,11 @@ Every sum that ends in an element of a matrix runs in an order that is fixed by 
 network: for dense layers one chain of fused multiply-adds in ascending order of the summed index;
 for the outputs of a thin layer one such chain for each lane of a line (64 bytes), and then the sum
 of these in a fixed tree. So it does not depend on how the rows are divided.
+
+Where the rows of a batch lie in lanes (kernels ``_in_lanes``), a matrix has a row for each feature
+or unit and a column for each row of the batch, so that panels hold rows of the batch: 64 of float32
+or 32 of float64. A sum over the batch is then one chain for each lane, the sum of the lanes in the
+fixed tree for every `ROWS_OF_A_SUM` rows, and a chain of these.
 """
 
 from __future__ import annotations
@@ -22,7 +27,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ["KERNELS", "Batch", "KernelContract", "Scalar", "Status"]
+__all__ = ["KERNELS", "ROWS_OF_A_SUM", "Batch", "KernelContract", "Scalar", "Status"]
+
+ROWS_OF_A_SUM = 1024  # of a batch that lies in lanes, before their sums are added up
 
 
 class Batch(IntEnum):
@@ -169,8 +176,8 @@ KERNELS: dict[str, KernelContract] = {
         ("columns",),
         writes=("data_outputs",),
     ),
-    # The same for rows in lanes: matrices with a row for each feature and a column for each row of
-    # the batch. `first_row` begins a panel; whole panels are written.
+    # The same for rows in lanes. `first_row` begins a panel, and whole panels are written: columns
+    # beyond the rows of the batch come from inputs of zero, and their deltas are zero.
     "gather_inputs_in_lanes": KernelContract(
         ("inputs", "data_inputs", "row_index", "batch"),
         ("features",),
@@ -184,7 +191,17 @@ KERNELS: dict[str, KernelContract] = {
         product=True,
     ),
     "elementwise_loss_in_lanes": KernelContract(
-        ("row_loss", "row_weight", "delta", "output", "data_targets", "data_weights", "row_index", "batch", "settings"),
+        (
+            "row_loss",
+            "row_weight",
+            "delta",
+            "output",
+            "data_targets",
+            "data_weights",
+            "row_index",
+            "batch",
+            "settings",
+        ),
         ("outputs",),
         writes=("row_loss", "row_weight"),
         updates=("delta",),
@@ -192,7 +209,16 @@ KERNELS: dict[str, KernelContract] = {
         law="loss",
     ),
     "cross_entropy_loss_in_lanes": KernelContract(
-        ("row_loss", "row_weight", "delta", "output", "data_targets", "data_weights", "row_index", "batch"),
+        (
+            "row_loss",
+            "row_weight",
+            "delta",
+            "output",
+            "data_targets",
+            "data_weights",
+            "row_index",
+            "batch",
+        ),
         ("outputs",),
         writes=("row_loss", "row_weight"),
         updates=("delta",),
@@ -255,7 +281,17 @@ KERNELS: dict[str, KernelContract] = {
         optional=("tile_norm", "tile_penalty"),
     ),
     "dense_weight_gradient_in_lanes": KernelContract(
-        ("gradient", "tile_norm", "tile_penalty", "parameter", "penalties", "inputs", "delta", "scalars", "batch"),
+        (
+            "gradient",
+            "tile_norm",
+            "tile_penalty",
+            "parameter",
+            "penalties",
+            "inputs",
+            "delta",
+            "scalars",
+            "batch",
+        ),
         ("tile_rows", "first_tile"),
         writes=("tile_norm", "tile_penalty"),
         updates=("gradient",),

@@ -35,7 +35,8 @@ class Geometry:
     near_bytes : int
         Parameters of so many bytes stay in a near cache from one block of rows to the next.
     lane_rows : int
-        Batches of so many rows may lie in lanes; see `PlanBuilder`.
+        Batches of so many rows lie in lanes where that is less work; 0 for none. It settles the
+        order of sums, and so the last bits of a result, which no other of these numbers does.
     """
 
     alignment: int
@@ -166,7 +167,8 @@ class Plan:
         """Rows that the propagation pass takes through all layers at a time."""
         size = self.network.parameter_count * ITEM_BYTES[self.dtype]
         near = size <= self.geometry.near_bytes
-        return self.geometry.row_block if near else self.geometry.far_row_block
+        rows = self.geometry.row_block if near else self.geometry.far_row_block
+        return max(rows // self.row_unit, 1) * self.row_unit if self.in_lanes else rows
 
     @property
     def row_unit(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fastbp.backends.contract import ROWS_OF_A_SUM
 from fastbp.network import Network
 from fastbp.plan.plan import ITEM_BYTES, Geometry, Step, Tensor
 
@@ -36,6 +37,8 @@ class PlanBuilder:
         self.panel = geometry.panel_lines * self.line
         self.specifications = dict(network.parameters())
         self.in_lanes = may_use_lanes and self.gains_from_lanes()
+        if self.in_lanes:
+            self.segment_rows = min(batch_rows, ROWS_OF_A_SUM)
         self.turned: set[str] = set()
         self.thin: set[str] = set()
         self.tensors: dict[str, Tensor] = {}
@@ -58,7 +61,7 @@ class PlanBuilder:
         return name
 
     def add_rows(self, name: str, slab: str, columns: int) -> str:
-        """A matrix with a row for each row of a segment; a column for each, if they lie in lanes."""
+        """A matrix with a row (or a column, if they lie in lanes) for each row of a segment."""
         if self.in_lanes:
             return self.add(name, slab, columns, self.segment_rows)
         return self.add(name, slab, self.segment_rows, columns)

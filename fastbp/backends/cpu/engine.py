@@ -228,9 +228,7 @@ class Engine:
         """Copy the gradient into a flat vector."""
         self.store(flat, ".gradient")
 
-    def store(
-        self, flat: NDArray[Any], suffix: str, snapshot: NDArray[Any] | None = None
-    ) -> None:
+    def store(self, flat: NDArray[Any], suffix: str, snapshot: NDArray[Any] | None = None) -> None:
         for name, matrix in self.matrices_of(flat):
             for column, panel in self.buffers.panels(f"{name}{suffix}", snapshot):
                 part = matrix[:, column : column + panel.shape[1]]

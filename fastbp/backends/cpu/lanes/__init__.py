@@ -1,1 +1,1 @@
-"""Kernels for narrow networks on many rows: the rows of the batch lie in the lanes of the vectors."""
+"""Kernels for narrow networks on many rows: rows of the batch lie in the lanes of vectors."""

@@ -15,7 +15,7 @@ from fastbp.backends.cpu.intrinsics import (
     size,
 )
 from fastbp.backends.cpu.lanes.operations import add_lanes, multiply_lanes
-from fastbp.backends.cpu.panels import panel_width
+from fastbp.backends.cpu.panels import clear_padding, panel_width
 from fastbp.backends.cpu.reductions import scale_and_square, sum_of_squares
 from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
@@ -56,6 +56,8 @@ def dense_weight_gradient_in_lanes(real, high, wide):
         )
         if batch[ENDS] == 0:
             return
+        if column + width > units:
+            clear_padding(target, last - first, width, units - column)
         lines = (last - first) * width // lanes
         scale = real(pointer(arguments, 7, types.float64)[GRADIENT_SCALE])
         norm = scale_and_square(target, lines, scale)
@@ -88,7 +90,7 @@ def dense_bias_gradient_in_lanes(real):
         delta, units = pointer(arguments, 3, real), height(arguments, 3)
         batch_padded = padded_columns(arguments, 3)
         batch = pointer(arguments, 5, types.int64)
-        begin = first * panel
+        begin, end = first * panel, min(last * panel, padded)
         target = offset(pointer(arguments, 0, real), begin)
         add_lanes(
             target,
@@ -99,7 +101,9 @@ def dense_bias_gradient_in_lanes(real):
         )
         if batch[ENDS] == 0:
             return
-        lines = (min(last * panel, padded) - begin) // lanes
+        if end > units:
+            clear_padding(target, 1, end - begin, units - begin)
+        lines = (end - begin) // lanes
         scale = real(pointer(arguments, 4, types.float64)[GRADIENT_SCALE])
         squares = scale_and_square(target, lines, scale)
         if is_present(arguments, 1):

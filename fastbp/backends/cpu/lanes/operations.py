@@ -109,9 +109,7 @@ def turned(builder: Any, rows: list[Any]) -> list[Any]:
 
 
 @intrinsic
-def gather_columns(
-    typing_context, target, width, source, source_stride, index, rows, columns
-):
+def gather_columns(typing_context, target, width, source, source_stride, index, rows, columns):
     """target[j, i] = source[index[i], j] for i < rows and j < columns, and zero for other i.
 
     `target` is a panel that is `width` wide; row r of `source` begins at `source_stride` times r.
@@ -144,12 +142,13 @@ def gather_columns(
                 vectors = turned(builder, found)
                 inside = first_lanes(builder, real, builder.sub(rows, first))
                 for j, vector in enumerate(vectors):
+                    kept = vector
                     if not is_whole:
-                        vector = builder.select(inside, vector, zero(vector.type))
+                        kept = builder.select(inside, vector, zero(vector.type))
                     with builder.if_then(builder.icmp_signed("<", I64(j), left), likely=True):
                         row = builder.mul(builder.add(column, I64(j)), width)
                         place = at(builder, target, builder.add(row, first))
-                        store(builder, vector, place, LINE_BYTES)
+                        store(builder, kept, place, LINE_BYTES)
                 return []
 
             loop(builder, chunks, [], chunk)
@@ -164,7 +163,9 @@ def gather_columns(
 
         full = builder.sdiv(rows, I64(lanes))
         loop(builder, full, [], whole)
-        is_begun = builder.zext(builder.icmp_signed(">", builder.srem(rows, I64(lanes)), I64(0)), I64)
+        is_begun = builder.zext(
+            builder.icmp_signed(">", builder.srem(rows, I64(lanes)), I64(0)), I64
+        )
         loop(builder, is_begun, [], begun)
         used = builder.add(full, is_begun)
 
@@ -239,7 +240,7 @@ def add_to(builder: Any, place: Any, sums: Any, is_first: Any) -> None:
 def each_group(
     builder: Any, total: Any, sizes: tuple[int, ...], body: Callable[[Any, int], None]
 ) -> None:
-    """Emit ``body(first, size)`` for groups of a count: as many of the first size as fit, and so on."""
+    """Emit ``body(first, size)`` for the groups of a count, as many of each size as still fit."""
     done = I64(0)
     for size in sizes:
         count = builder.sdiv(builder.sub(total, done), I64(size))
@@ -356,7 +357,12 @@ def add_lanes(typing_context, target, source, part, sizes, is_first):
                 return changed
 
             sums = over_panels(
-                builder, lanes, (rows, padded), [(source, source_height)], [zero(kind)] * count, step
+                builder,
+                lanes,
+                (rows, padded),
+                [(source, source_height)],
+                [zero(kind)] * count,
+                step,
             )
             add_to(builder, at(builder, target, first), add_up(builder, sums), is_first)
 

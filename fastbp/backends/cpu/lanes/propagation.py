@@ -103,9 +103,7 @@ def multiply_weight(
     column = first // panel * panel
     factors = offset(weight, column * weight_height + first - column)
     step = panel_width(weight_padded, column, lanes)
-    call_product(
-        product, target, start, start_stride, factors, 1, step, depth, 0, count, b, depth
-    )
+    call_product(product, target, start, start_stride, factors, 1, step, depth, 0, count, b, depth)
 
 
 def dense_forward_in_lanes(real, law, setting_count):

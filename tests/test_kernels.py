@@ -201,6 +201,26 @@ def test_reduce_loss(dtype, weight):
     assert found[Scalar.GRADIENT_SCALE] == (1 / (3 * weight) if weight else 0.0)
 
 
+@dtypes
+@pytest.mark.parametrize("rows", [1, 7, 16, 17, 150])
+def test_reduce_loss_adds_every_row_once(rows, dtype):
+    """Rows beyond the segment hold NaN."""
+    rng = generator(8, rows)
+    losses, weights = rng.normal(size=rows + 20), rng.uniform(size=rows + 20)
+    losses[rows:] = weights[rows:] = np.nan
+    tensors = {
+        "scalars": scalars_tensor(),
+        "row_loss": vector(losses, dtype),
+        "row_weight": vector(weights, dtype),
+        "batch": batch_tensor(ROWS=rows, BEGINS=1, ENDS=1),
+    }
+    call("reduce_loss", dtype, tensors, (), 0, 0)
+    found = tensors["scalars"].matrix[0]
+    for place, name in ((Scalar.WEIGHTED_LOSS_SUM, "row_loss"), (Scalar.WEIGHT_SUM, "row_weight")):
+        exact = tensors[name].matrix[0, :rows].astype(float).sum()
+        assert found[place] == pytest.approx(exact, rel=1e-14, abs=1e-14)
+
+
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize(
     ("data_rows", "position"), [(1, 0), (23, 11), (64, 0), (200, 65), (1000, 0)]

@@ -317,7 +317,8 @@ KERNELS: dict[str, KernelContract] = {
         ("columns",),
         writes=("transposed",),
     ),
-    # Once a segment: sums run in ascending order of the rows, in float64.
+    # Once a segment, in float64: a sum for each lane of a line, these in a fixed tree, then the rows
+    # that do not fill a line.
     "reduce_loss": KernelContract(
         ("scalars", "row_loss", "row_weight", "batch"),
         (),

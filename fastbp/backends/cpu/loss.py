@@ -25,6 +25,7 @@ from fastbp.backends.cpu.intrinsics import (
 )
 from fastbp.backends.cpu.packing import MOST_COLUMNS, pack_rows, scale_rows, sum_rows
 from fastbp.backends.cpu.panels import gather_lines, multiply_lines, panel_width
+from fastbp.backends.cpu.reductions import sum_of_values
 from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 from fastbp.elementary import exp, log
@@ -188,8 +189,19 @@ def cross_entropy_loss(real):
     return cross_entropy_loss
 
 
+@register_jitable(forceinline=True)
+def sum_of_rows(values, rows, lanes):
+    """The sum of whole lines of rows, and then of the rows that are left, in float64."""
+    lines = rows // lanes
+    total = sum_of_values(values, lines) if lines > 0 else 0.0
+    for i in range(lines * lanes, rows):
+        total += types.float64(values[i])
+    return total
+
+
 def reduce_loss(real):
-    """Add the segment's row losses and weights, in row order; at the end, the gradient's scale."""
+    """Add up the segment's row losses and weights; at the end, the gradient's scale."""
+    lanes = LINE_BYTES * 8 // real.bitwidth
 
     def reduce_loss(arguments, first_row, last_row):
         scalars = vector(arguments, 0, types.float64)
@@ -197,9 +209,8 @@ def reduce_loss(real):
         batch = vector(arguments, 3, types.int64)
         loss = 0.0 if batch[BEGINS] != 0 else scalars[BATCH_LOSS]
         weight = 0.0 if batch[BEGINS] != 0 else scalars[BATCH_WEIGHT]
-        for i in range(batch[ROWS]):
-            loss += types.float64(row_loss[i])
-            weight += types.float64(row_weight[i])
+        loss += sum_of_rows(row_loss, batch[ROWS], lanes)
+        weight += sum_of_rows(row_weight, batch[ROWS], lanes)
         scalars[BATCH_LOSS] = loss
         scalars[BATCH_WEIGHT] = weight
         if batch[ENDS] != 0:

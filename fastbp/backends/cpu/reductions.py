@@ -34,6 +34,7 @@ __all__ = [
     "scale_and_square",
     "sum_of_magnitudes",
     "sum_of_squares",
+    "sum_of_values",
     "thin_product",
 ]
 
@@ -129,8 +130,13 @@ def add_magnitude(builder: Any, values: Any, sums: Any) -> Any:
     return builder.fadd(sums, builder.call(function, [values]))
 
 
-# Of so many lines: the sum of the squares, of the magnitudes, and of the squares after each element
-# was multiplied by a factor.
+def add_value(builder: Any, values: Any, sums: Any) -> Any:
+    return builder.fadd(sums, values)
+
+
+# Of so many lines: the sum of the elements, of the squares, of the magnitudes, and of the squares
+# after each element was multiplied by a factor.
+sum_of_values = sum_over_lines(add_value, scaled=False)
 sum_of_squares = sum_over_lines(add_square, scaled=False)
 sum_of_magnitudes = sum_over_lines(add_magnitude, scaled=False)
 scale_and_square = sum_over_lines(add_square, scaled=True)

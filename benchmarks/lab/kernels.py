@@ -1,6 +1,7 @@
 """Every kernel of the CPU backend alone: reference, check, timing, share of the machine's limit.
 
 ``python -m benchmarks.lab.kernels [KERNEL ...] [--dtype float64] [--rows 256] [--width 256]``
+(for rows in lanes ``--lane-width 16`` units after twice as many features)
 
 Each kernel gets tensors of its own, is compared with NumPy in float64, and is then timed in turns
 with a loop that measures the peak of fused multiply-adds, so that a slow moment of the machine hits
@@ -141,7 +142,9 @@ def cases(dtype: str, n: int, width: int) -> list[Case]:
     A, D = rng.normal(size=(n, width)), rng.normal(size=(n, width))
     W, b = rng.normal(size=(width, width)) / np.sqrt(width), rng.normal(size=width)
     A, D, W, b = (array.astype(dtype).astype(np.float64) for array in (A, D, W, b))
-    y, o = rng.normal(size=(n, 4)), rng.normal(size=(n, 4))
+    o = rng.normal(size=(n, 4))
+    # Deltas are multiplied in place again and again: by 1 or -1, or they would become subnormal.
+    y = o + rng.choice([-2.0, 2.0], size=(n, 4))
     rows = [(0, n)]
     tiles = [
         (p * width + r, p * width + min(r + 2 * panel, width))
@@ -236,6 +239,69 @@ def cases(dtype: str, n: int, width: int) -> list[Case]:
     ]  # fmt: skip
 
 
+def cases_in_lanes(dtype: str, n: int, width: int) -> list[Case]:
+    """The kernels for rows in lanes: n rows, a layer of a width after one of twice the width."""
+    rng = np.random.default_rng(1)
+    item, features = np.dtype(dtype).itemsize, 2 * width
+    A, D = rng.normal(size=(features, n)), rng.normal(size=(width, n))
+    W, b = rng.normal(size=(features, width)) / np.sqrt(features), rng.normal(size=width)
+    A, D, W, b = (array.astype(dtype).astype(np.float64) for array in (A, D, W, b))
+    o = rng.normal(size=(4, n))
+    # Deltas are multiplied in place again and again: by 1 or -1, or they would become subnormal.
+    y = o.T + rng.choice([-2.0, 2.0], size=(n, 4))
+    unit, signs = np.eye(width)[np.arange(features) % width], np.sign(D)
+    z, flops = W.T @ A + b[:, None], 2.0 * n * features * width
+    softmax = np.exp(o) / np.exp(o).sum(axis=0)
+    labels = np.arange(n) % 4
+    line = 64 // item
+    panel = PANEL_LINES * line
+    tiles = [
+        (p * features + r, p * features + min(r + line, features))
+        for p in range(-(-width // panel))
+        for r in range(0, features, line)
+    ]
+    sums = Tensor(np.zeros(len(tiles)), "float64")
+
+    def t(matrix: Any) -> Tensor:
+        return Tensor(matrix, dtype)
+
+    loss = {"row_loss": t(np.zeros(n)), "row_weight": t(np.zeros(n)), "delta": t(o), "output": t(o),
+            "data_weights": None, "row_index": integers(np.arange(n)),
+            "batch": batch_tensor(n)}  # fmt: skip
+    ends = {"tile_norm": sums, "tile_penalty": sums, "scalars": scalars_tensor(),
+            "batch": batch_tensor(n), "delta": t(D)}  # fmt: skip
+    return [
+        Case("gather_inputs_in_lanes", {"inputs": t(np.zeros_like(A)),
+                                        "data_inputs": Tensor(A.T, dtype, panels=False),
+                                        "row_index": integers(np.arange(n)),
+                                        "batch": batch_tensor(n)}, (features,), [(0, n)],
+             {"inputs": A}, bytes=2 * item * n * features),
+        Case("dense_forward_in_lanes", {"output": t(np.zeros_like(D)), "inputs": t(A),
+                                        "derivative": t(np.zeros_like(D)), "weight": t(W),
+                                        "bias": t(b), "settings": t(0)}, (0,), [(0, n)],
+             {"output": np.tanh(z), "derivative": 1 - np.tanh(z) ** 2}, flops=flops, law=Tanh()),
+        Case("dense_backward_data_in_lanes", {"input_delta": t(np.ones_like(A)),
+                                              "delta": t(signs), "weight": t(unit)},
+             (0,), [(0, n)], {"input_delta": unit @ signs}, flops=flops),
+        Case("elementwise_loss_in_lanes", {**loss, "delta": t(np.ones_like(o)), "settings": t(0),
+                                           "data_targets": Tensor(y, dtype, panels=False)},
+             (4,), [(0, n)], {"row_loss": ((o.T - y) ** 2).mean(axis=1)[None]},
+             bytes=5 * item * n * 4, law=Mse()),
+        Case("cross_entropy_loss_in_lanes", {**loss, "delta": t(o),
+                                             "data_targets": Tensor(labels[:, None], "int64",
+                                                                    panels=False)},
+             (4,), [(0, n)], {"row_loss": -np.log(softmax[labels, np.arange(n)])[None]},
+             bytes=4 * item * n * 4),
+        Case("dense_weight_gradient_in_lanes", {**ends, "gradient": t(np.zeros_like(W)),
+                                                "parameter": t(W), "inputs": t(A),
+                                                "penalties": Tensor([0, 0], "float64")},
+             (line, 0), tiles, {"gradient": 0.5 * A @ D.T}, flops=flops),
+        Case("dense_bias_gradient_in_lanes", {**ends, "gradient": t(np.zeros(width))}, (1000, 0),
+             [(0, -(-width // panel))], {"gradient": 0.5 * D.sum(axis=1)[None]},
+             bytes=item * n * width),
+    ]  # fmt: skip
+
+
 @njit(nogil=True)
 def repeat(times, address, arguments, spans, reset):
     """Call a kernel on all spans, so many times; `reset` is set to zero before each."""
@@ -303,10 +369,14 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--lane-width", type=int, default=16)
     options = parser.parse_args()
     print(f"{options.rows} rows, layers of {options.width}, {options.dtype}\n")
     print("| kernel | scaled error | us | of peak | GB/s |\n|---|---|---|---|---|")
-    for case in cases(options.dtype, options.rows, options.width):
+    for case in [
+        *cases(options.dtype, options.rows, options.width),
+        *cases_in_lanes(options.dtype, options.rows, options.lane_width),
+    ]:
         if options.kernels and case.kernel not in options.kernels:
             continue
         run = prepare(case, options.dtype)

@@ -16,7 +16,7 @@ from fastbp.plan import build_plan
 ROWS = 700
 
 
-IN_LANES = (96, 50)  # hidden layers that leave so much to padding that rows lie in lanes
+IN_LANES = (40, 40)  # hidden layers that leave so much to padding that rows lie in lanes
 
 
 def training_engine(parallel, rows=ROWS, hidden=(128, 64), **keywords):

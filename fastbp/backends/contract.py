@@ -317,8 +317,8 @@ KERNELS: dict[str, KernelContract] = {
         ("columns",),
         writes=("transposed",),
     ),
-    # Once a segment, in float64: a sum for each lane of a line, these in a fixed tree, then the rows
-    # that do not fill a line.
+    # Once a segment, in float64: a sum for each lane of a line, these in a fixed tree, then the
+    # rows that do not fill a line.
     "reduce_loss": KernelContract(
         ("scalars", "row_loss", "row_weight", "batch"),
         (),

@@ -136,34 +136,44 @@ class PlanBuilder:
         A row of a gradient costs a multiply-add for each of its lines, padding included, and the
         load of the factor that they share.
         """
+        return 5 * self.cost(units, inputs) < 4 * self.cost(inputs, units)
 
-        def cost(rows: int, columns: int) -> int:
-            return rows * (-(-columns // self.line) + 1)
+    def cost(self, rows: int, columns: int) -> int:
+        """What a row of a batch costs in a product with a matrix: multiply-adds and loads."""
+        return rows * (-(-columns // self.line) + 1)
 
-        return 5 * cost(units, inputs) < 4 * cost(inputs, units)
+    def thin_cost(self, inputs: int, units: int) -> int:
+        """The same for sums along the inputs.
+
+        An output takes a multiply-add for each line of inputs and about as much time as three of
+        them for adding up its lanes.
+        """
+        return units * (-(-inputs // self.line) + 3)
 
     def has_thin_sums(self, inputs: int, units: int) -> bool:
         """Whether sums along the inputs take less time than a padded line of units.
 
-        An output takes a multiply-add for each line of inputs and about as much time as three of
-        them for adding up its lanes; padded to a line, all units of a row together take one
-        multiply-add for each input.
+        Padded to a line, all units of a row together take one multiply-add for each input.
         """
-        return units <= self.line and units * (-(-inputs // self.line) + 3) <= inputs
+        return units <= self.line and self.thin_cost(inputs, units) <= inputs
 
     def gains_from_lanes(self) -> bool:
         """Whether the rows of a batch should lie in the lanes of the vectors, not the units.
 
         It takes many rows, because each sum over them ends with a sum over lanes, and layers so
         narrow that padding and few lines a row cost half as much again: a row of a product costs a
-        multiply-add for each line of units and a load that they share.
+        multiply-add for each line of units and a load that they share, if it is not thin.
         """
         enough = 0 < self.geometry.lane_rows <= self.batch_rows
         if not (enough and all(layer.runs_in_lanes for layer in self.network.layers)):
             return False
-        shapes = [s.matrix_shape for s in self.specifications.values() if s.is_weight]
-        now = sum(inputs * (-(-units // self.line) + 1) for inputs, units in shapes)
-        in_lanes = sum(inputs * units / self.line for inputs, units in shapes)
+        now, in_lanes = 0, 0.0
+        for specification in self.specifications.values():
+            if specification.is_weight:
+                inputs, units = specification.matrix_shape
+                thin = self.has_thin_sums(inputs, units)
+                now += self.thin_cost(inputs, units) if thin else self.cost(inputs, units)
+                in_lanes += inputs * units / self.line
         return 2 * now > 3 * in_lanes
 
     # Layers.

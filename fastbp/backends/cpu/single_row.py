@@ -7,15 +7,13 @@ reads a row next reads lines, and a line that was stored in pieces has to reach 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import gcd
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastbp.backends.cpu.reductions import CHAINS, DOUBLE, add_square, add_up, total
+from fastbp.backends.cpu.reductions import add_up
 from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import (
     I64,
@@ -159,61 +157,30 @@ def multiply_row_thin(typing_context, target, bias, row, weight, units):
 
 @intrinsic
 def scaled_outer_product(typing_context, target, a, rows, b, width, scale):
-    """target[i, j] = scale (0 + a[i] b[j]) for the j of a panel; the sum of the squares.
-
-    The sum is that of `reductions.scale_and_square`.
-    """
+    """target[i, j] = scale (0 + a[i] b[j]) for the j of a panel."""
 
     def generate(context, builder, signature, arguments):
         target, a, rows, b, width, scale = arguments
-        real = target.type.pointee
-        lanes = lanes_of(real)
-        wide = vector_type(DOUBLE, lanes)
-        result = cgutils.alloca_once(builder, DOUBLE)
+        lanes = lanes_of(target.type.pointee)
+        scales = splat(builder, scale, lanes)
 
         def product(lines: int) -> None:
-            scales = splat(builder, scale, lanes)
             vectors = [
                 load(builder, at(builder, b, i * lanes), lanes, LINE_BYTES) for i in range(lines)
             ]
-            # So many rows until the lines come to the first chain again.
-            group = CHAINS // gcd(lines, CHAINS)
 
-            def row(index: Any, shift: int, sums: list[Any]) -> list[Any]:
-                changed = list(sums)
+            def row(index: Any, _: list[Any]) -> list[Any]:
                 factor = splat(builder, builder.load(at(builder, a, index)), lanes)
                 place = at(builder, target, builder.mul(index, I64(lines * lanes)))
                 for i, vector in enumerate(vectors):
                     value = fused_multiply_add(builder, factor, vector, zero(vector.type))
-                    value = builder.fmul(value, scales)
-                    store(builder, value, at(builder, place, i * lanes), LINE_BYTES)
-                    if value.type != wide:
-                        value = builder.fpext(value, wide)
-                    chain = (shift * lines + i) % CHAINS
-                    changed[chain] = add_square(builder, value, changed[chain])
-                return changed
+                    scaled = builder.fmul(value, scales)
+                    store(builder, scaled, at(builder, place, i * lanes), LINE_BYTES)
+                return []
 
-            def some_rows(number: Any, sums: list[Any]) -> list[Any]:
-                first = builder.mul(number, I64(group))
-                for shift in range(group):
-                    sums = row(builder.add(first, I64(shift)), shift, sums)
-                return sums
-
-            groups = builder.udiv(rows, I64(group))
-            sums = loop(builder, groups, [zero(wide)] * CHAINS, some_rows)
-            first = builder.mul(groups, I64(group))
-            for shift in range(group - 1):  # the rows that are left
-                index = builder.add(first, I64(shift))
-                one = builder.zext(builder.icmp_signed("<", index, rows), I64)
-
-                def last(_: Any, sums: list[Any], index: Any = index, shift: int = shift) -> Any:
-                    return row(index, shift, sums)
-
-                sums = loop(builder, one, sums, last)
-            pairs = builder.fadd(*sums[:2]), builder.fadd(*sums[2:])
-            builder.store(total(builder, builder.fadd(*pairs)), result)
+            loop(builder, rows, [], row)
 
         for_each_width(builder, width, lanes, product)
-        return builder.load(result)
+        return context.get_dummy_value()
 
-    return types.float64(target, a, rows, b, width, scale), generate
+    return types.void(target, a, rows, b, width, scale), generate

@@ -57,7 +57,7 @@ def dense_forward(real, law, setting_count):
             if size(arguments, 6, 2) != 0:
                 multiply_row_thin(target, start, matrix, weight, units)
             else:
-                multiply_row(target, start, None, matrix, features, weight, width)
+                multiply_row(target, start, False, matrix, features, weight, width)
             slopes = offset(pointer(arguments, 1, real), place) if has_derivative else unwanted
             map_elements(law, (target,), (settings,), (target, slopes), width // lanes)
             if column + width > units:
@@ -139,15 +139,15 @@ def dense_backward_data(real):
     def backward_row(arguments, row):
         rows_high, padded = height(arguments, 0), padded_columns(arguments, 0)
         matrix = (pointer(arguments, 1, real), rows_high, padded_columns(arguments, 1), row)
-        units = size(arguments, 3, 1)
+        units, scales = size(arguments, 3, 1), size(arguments, 3, 2) == 0
+        nothing = stack_array(panel, real)
+        for j in range(panel):
+            nothing[j] = real(0.0)
         for column in range(0, padded, panel):
             width = panel_width(padded, column, lanes)
             target = offset(pointer(arguments, 0, real), column * rows_high + row * width)
             weight = offset(pointer(arguments, 2, real), column * units)
-            if size(arguments, 3, 2) != 0:
-                multiply_row(target, None, None, matrix, units, weight, width)
-            else:
-                multiply_row(target, None, target, matrix, units, weight, width)
+            multiply_row(target, nothing, scales, matrix, units, weight, width)
 
     def dense_backward_data(arguments, first_row, last_row):
         if last_row - first_row == 1:

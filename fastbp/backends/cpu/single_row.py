@@ -67,20 +67,17 @@ def over_panels(
 
 
 @intrinsic
-def multiply_row(typing_context, target, start, factors, row, depth, b, width):
-    """target[j] = (start[j] + sum over k of row[k] b[k, j]) factors[j], for the j of a panel.
+def multiply_row(typing_context, target, start, scales, row, depth, b, width):
+    """target[j] = start[j] + sum over k of row[k] b[k, j], for the j of a panel, k below `depth`.
 
-    `start` and `factors` may be None: from zero, and no factors. `row` is a tuple: a matrix, the
-    height of its panels, its padded columns, and the number of its row; k goes to `depth`.
+    With `scales`, what target held before is multiplied into it. `row` is a tuple: a matrix, the
+    height of its panels, its padded columns, and the number of its row.
     """
-    starts = not isinstance(start, types.NoneType)
-    scales = not isinstance(factors, types.NoneType)
 
     def generate(context, builder, signature, arguments):
-        target, start, factors, row, depth, b, width = arguments
+        target, start, scales, row, depth, b, width = arguments
         matrix = tuple(builder.extract_value(row, i) for i in range(4))
         lanes = lanes_of(target.type.pointee)
-        kind = vector_type(target.type.pointee, lanes)
 
         def product(lines: int) -> None:
             def line(base: Any, i: int) -> Any:
@@ -98,16 +95,17 @@ def multiply_row(typing_context, target, start, factors, row, depth, b, width):
 
                 return loop(builder, count, carried, step)
 
-            sums = [line(start, i) if starts else zero(kind) for i in range(lines)]
+            sums = [line(start, i) for i in range(lines)]
             _, *sums = over_panels(builder, matrix, depth, [b, *sums], panel)
             for i, value in enumerate(sums):
-                scaled = builder.fmul(line(factors, i), value) if scales else value
-                store(builder, scaled, at(builder, target, i * lanes), LINE_BYTES)
+                scaled = builder.fmul(line(target, i), value)
+                result = builder.select(scales, scaled, value)
+                store(builder, result, at(builder, target, i * lanes), LINE_BYTES)
 
         for_each_width(builder, width, lanes, product)
         return context.get_dummy_value()
 
-    return types.void(target, start, factors, row, depth, b, width), generate
+    return types.void(target, start, scales, row, depth, b, width), generate
 
 
 @intrinsic

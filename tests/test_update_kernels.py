@@ -104,22 +104,39 @@ def test_every_optimizer(optimizer, is_weight, shape, rows, dtype):
         assert np.max(np.abs(parameter.matrix[first:last] - expected)) < bound
 
 
+STEP_SHAPES = [(1, 1), (5, 17), (33, 40), (70, 5), (64, 64), (32, 1), (7, 33), (100, 130)]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("features", "units"), [(1, 1), (5, 17), (33, 40), (70, 5), (64, 64)])
+@pytest.mark.parametrize(("features", "units"), STEP_SHAPES)
+@pytest.mark.parametrize("n", [1, 2, 11])
+@pytest.mark.parametrize("beside", ["alone", "with its bias", "turned, with its bias"])
 @pytest.mark.parametrize(
     ("optimizer", "clip", "rates"),
     [(fb.Adam(0.1), np.inf, (0.0, 0.0)), (fb.SGD(0.1), 0.3, (0.2, 0.1))],
     ids=["adam", "sgd, clipped and penalized"],
 )
-def test_one_step_is_gradient_update_and_transpose(optimizer, clip, rates, features, units, dtype):
-    """dense_step beside the kernels that do its work one by one: the same bits everywhere."""
-    n, panel = 11, panel_columns(dtype)
+def test_one_step_is_gradient_update_and_transpose(
+    optimizer, clip, rates, beside, n, features, units, dtype
+):
+    """dense_step beside the kernels that do its work one by one: the same bits everywhere.
+
+    They know no case of their own for a batch of one row. A turned weight is (units, inputs) of its
+    layer, so that its bias has as many numbers as it has rows. Rows of the buffers beyond those of
+    the batch hold NaN.
+    """
+    panel = panel_columns(dtype)
     tile = 2 * panel if clip == np.inf else panel // 2  # rows of a tile
     rng = np.random.default_rng([features, units])
     A, D = rng.normal(size=(n, features)), rng.normal(size=(n, units))
-    W, b = rng.normal(size=(features, units)), rng.normal(size=units)
+    is_turned = beside.startswith("turned")
+    outputs, of_layer = (features, A) if is_turned else (units, D)
+    W, b = rng.normal(size=(features, units)), rng.normal(size=outputs)
     panels = -(-units // panel)
     starts = [(p, row) for p in range(panels) for row in range(0, features, tile)]
+    spans = [(p * features + row, p * features + min(row + tile, features)) for p, row in starts]
+    bias_panels = -(-outputs // panel)
+    takes_bias = beside != "alone" and len(starts) == bias_panels == 1
     scalars = scalars_tensor(GRADIENT_SCALE=0.5, CLIP_SCALE=1.0, STEP=3, LEARNING_RATE=0.1)
     coefficients = Tensor(1, optimizer.coefficient_count, dtype)
     begin = {
@@ -135,105 +152,86 @@ def test_one_step_is_gradient_update_and_transpose(optimizer, clip, rates, featu
         slots = Slots(rows, columns, dtype, state) if state else Absent()
         return Tensor(rows, columns, dtype, values), slots
 
-    def run(at_once):
-        weight, weight_slots = tensors(features, units, W)
-        bias, bias_slots = tensors(1, units, b)
-        common = {
-            "tile_norm": Tensor(1, len(starts) + 1, "float64"),
-            "tile_penalty": Tensor(1, len(starts) + 1, "float64"),
-            "delta": Tensor(n, units, dtype, D),
-            "scalars": scalars,
-            "batch": batch_tensor(ROWS=n, BEGINS=1, ENDS=1),
+    def rows_of_batch(values):
+        beyond = np.full((2, values.shape[1]), np.nan)
+        return Tensor(n + 2, values.shape[1], dtype, np.vstack([values, beyond]))
+
+    class Problem:
+        """Tensors of their own for one way to make the step."""
+
+        def __init__(self):
+            self.weight, self.weight_slots = tensors(features, units, W)
+            self.bias, self.bias_slots = tensors(1, outputs, b)
+            self.transposed = Tensor(units, features, dtype)
+            self.inputs, self.delta = rows_of_batch(A), rows_of_batch(D)
+            self.sums = {
+                name: Tensor(1, len(starts) + 1, "float64")
+                for name in ("tile_norm", "tile_penalty")
+            }
+            batch = batch_tensor(ROWS=n, BEGINS=1, ENDS=1)
+            self.common = {**self.sums, "scalars": scalars, "batch": batch}
+            self.penalties = vector(rates, "float64")
+            self.laws = {"coefficients": coefficients, "clip": vector(clip, dtype)}
+
+        def results(self):
+            found = [self.weight, self.bias, self.transposed, *self.sums.values()]
+            slots = self.weight_slots, self.bias_slots
+            return found + [each for each in slots if isinstance(each, Tensor)]
+
+    def at_once():
+        problem = Problem()
+        more = {"penalties": problem.penalties, **problem.common, **problem.laws}
+        none = Absent()
+        own = {
+            "parameter": problem.weight,
+            "slots": problem.weight_slots,
+            "transposed": problem.transposed,
+            "bias": problem.bias if takes_bias else none,
+            "bias_slots": problem.bias_slots if takes_bias else none,
+            "inputs": problem.inputs,
+            "delta": problem.delta,
         }
-        inputs, penalties = Tensor(n, features, dtype, A), vector(rates, "float64")
-        laws = {"coefficients": coefficients, "clip": vector(clip, dtype)}
-        transposed = Tensor(units, features, dtype)
-        sums = (common["tile_norm"], common["tile_penalty"])
-        results = [weight, bias, transposed, *sums]
-        results += [s for s in (weight_slots, bias_slots) if isinstance(s, Tensor)]
-        spans = [
-            (p * features + row, p * features + min(row + tile, features)) for p, row in starts
-        ]
-        if at_once:
-            more = {"penalties": penalties, **common, **laws}
-            both = [
-                (
-                    spans,
-                    {
-                        "parameter": weight,
-                        "slots": weight_slots,
-                        "transposed": transposed,
-                        "inputs": inputs,
-                    },
-                    tile,
-                    0,
-                ),
-                (
-                    [(0, panels)],
-                    {
-                        "parameter": bias,
-                        "slots": bias_slots,
-                        "transposed": Absent(),
-                        "inputs": Absent(),
-                    },
-                    9,
-                    len(starts),
-                ),
-            ]
-            for these, own, height, first_tile in both:
-                for span in these:
-                    call(
-                        "dense_step",
-                        dtype,
-                        {**more, **own},
-                        (units, height, first_tile),
-                        *span,
-                        law=optimizer,
-                    )
-            return results
-        gradient = Tensor(features, units, dtype)
-        bias_gradient = Tensor(1, units, dtype)
+        for span in spans:
+            sizes = (units, tile, 0, int(is_turned))
+            call("dense_step", dtype, {**more, **own}, sizes, *span, law=optimizer)
+        if not takes_bias:
+            own |= {"parameter": problem.bias, "slots": problem.bias_slots}
+            own |= {"transposed": none, "inputs": none}
+            own["delta"] = problem.inputs if is_turned else problem.delta
+            sizes = (outputs, 9, len(starts), 0)
+            call("dense_step", dtype, {**more, **own}, sizes, 0, bias_panels, law=optimizer)
+        return problem.results()
+
+    def one_by_one():
+        problem = Problem()
+        gradient, bias_gradient = Tensor(features, units, dtype), Tensor(1, outputs, dtype)
+        weight, laws = problem.weight, {"scalars": scalars, **problem.laws}
         for span in spans:
             own = {
                 "gradient": gradient,
                 "parameter": weight,
-                "penalties": penalties,
-                "inputs": inputs,
+                "penalties": problem.penalties,
+                "inputs": problem.inputs,
+                "delta": problem.delta,
             }
-            call("dense_weight_gradient", dtype, {**own, **common}, (tile, 0), *span)
-            own = {
-                "parameter": weight,
-                "slots": weight_slots,
-                "gradient": gradient,
-                "scalars": scalars,
-            }
+            call("dense_weight_gradient", dtype, {**own, **problem.common}, (tile, 0), *span)
+            own = {"parameter": weight, "slots": problem.weight_slots, "gradient": gradient}
             call("update_parameters", dtype, {**own, **laws}, (units, 1), *span, law=optimizer)
-            call(
-                "transpose_weight",
-                dtype,
-                {"transposed": transposed, "parameter": weight},
-                (units,),
-                *span,
-            )
-        call(
-            "dense_bias_gradient",
-            dtype,
-            {"gradient": bias_gradient, **common},
-            (9, len(starts)),
-            0,
-            panels,
-        )
-        own = {
-            "parameter": bias,
-            "slots": bias_slots,
-            "gradient": bias_gradient,
-            "scalars": scalars,
-        }
-        call("update_parameters", dtype, {**own, **laws}, (units, 0), 0, panels, law=optimizer)
-        return results
+            own = {"transposed": problem.transposed, "parameter": weight}
+            call("transpose_weight", dtype, own, (units,), *span)
+        delta = problem.inputs if is_turned else problem.delta
+        own = {"gradient": bias_gradient, "delta": delta, **problem.common}
+        call("dense_bias_gradient", dtype, own, (9, len(starts)), 0, bias_panels)
+        own = {"parameter": problem.bias, "slots": problem.bias_slots, "gradient": bias_gradient}
+        own |= laws
+        call("update_parameters", dtype, own, (outputs, 0), 0, bias_panels, law=optimizer)
+        return problem.results()
 
-    for one, other in zip(run(True), run(False), strict=True):
+    together, apart = at_once(), one_by_one()
+    for one, other in zip(together, apart, strict=True):
         assert np.array_equal(one.matrix, other.matrix)
-    expected = np.clip(0.5 * (A.T @ D) + rates[1] * W + rates[0] * np.sign(W), -clip, clip)
     if optimizer.name == "sgd":
-        assert np.max(np.abs(run(True)[0].matrix - (W - 0.1 * expected))) < 1e-5
+        expected = np.clip(0.5 * (A.T @ D) + rates[1] * W + rates[0] * np.sign(W), -clip, clip)
+        assert np.max(np.abs(together[0].matrix - (W - 0.1 * expected))) < 1e-5
+        expected = np.clip(0.5 * of_layer.sum(axis=0), -clip, clip)
+        assert np.max(np.abs(together[1].matrix[0] - (b - 0.1 * expected))) < 1e-5

@@ -232,12 +232,15 @@ KERNELS: dict[str, KernelContract] = {
         product=True,
     ),
     # Weight pass: rows of the panels of a parameter tensor. dense_step does in one go what the
-    # kernels after it do one by one.
+    # kernels after it do one by one; it may change a weight's bias too, whose sums go to the tile
+    # after the weight's only one. A turned weight's delta is its `inputs`.
     "dense_step": KernelContract(
         (
             "parameter",
             "slots",
             "transposed",
+            "bias",
+            "bias_slots",
             "tile_norm",
             "tile_penalty",
             "penalties",
@@ -248,10 +251,10 @@ KERNELS: dict[str, KernelContract] = {
             "coefficients",
             "clip",
         ),
-        ("columns", "tile_rows", "first_tile"),
+        ("columns", "tile_rows", "first_tile", "turned"),
         writes=("transposed", "tile_norm", "tile_penalty"),
-        updates=("parameter", "slots"),
-        optional=("slots", "transposed", "inputs"),
+        updates=("parameter", "slots", "bias", "bias_slots"),
+        optional=("slots", "transposed", "bias", "bias_slots", "inputs"),
         law="optimizer",
         product=True,
     ),

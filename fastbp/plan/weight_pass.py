@@ -20,6 +20,7 @@ class WeightPass:
     reduce_tiles: Step | None = None
     steps: list[Step] = field(default_factory=list)
     tiles: list[Tile] = field(default_factory=list)
+    sums: int = 0  # places in tile_norm and tile_penalty that are taken
 
 
 # Panels whose tiles take turns, so that the rows of A that one tile read serve the next ones.
@@ -94,11 +95,17 @@ def add_weight_pass(
         layer.add_gradients(builder, i)
     in_one = builder.segment_rows == builder.batch_rows and not builder.in_lanes
     at_once = optimizer is not None and not split and in_one
+    done: set[str] = set()
     for name in names:
+        if name in done:
+            continue
         first = len(result.steps)
         if optimizer is not None and at_once:
-            add_step(builder, result, name, optimizer, heights[name])
+            bias = bias_beside(builder, name, spans)
+            add_step(builder, result, name, bias, optimizer, heights[name])
             middle = first
+            result.sums += len(spans[bias]) if bias else 0
+            done |= {bias} if bias else set()
         else:
             add_gradient(builder, result, name, optimizer, heights[name])
             middle = len(result.steps)
@@ -106,7 +113,22 @@ def add_weight_pass(
                 add_update(builder, result, name, optimizer)
         last = len(result.steps)
         result.tiles += [Tile(name, first, middle, last, *span) for span in spans[name]]
+        result.sums += len(spans[name])
     return result
+
+
+def bias_beside(
+    builder: PlanBuilder, name: str, spans: dict[str, list[tuple[int, int]]]
+) -> str | None:
+    """The bias that is changed in the call that changes a weight, if the weight is one tile."""
+    _, inputs, delta = builder.gradients[name]
+    if len(spans[name]) > 1 or not builder.is_weight(name):
+        return None
+    of_layer = inputs if builder.is_turned(name) else delta
+    for other, (_, factor, summed) in builder.gradients.items():
+        if factor is None and summed == of_layer and len(spans[other]) == 1:
+            return other
+    return None
 
 
 def add_slots(builder: PlanBuilder, name: str, optimizer: Optimizer) -> str:
@@ -120,11 +142,17 @@ def add_slots(builder: PlanBuilder, name: str, optimizer: Optimizer) -> str:
 
 
 def add_step(
-    builder: PlanBuilder, result: WeightPass, name: str, optimizer: Optimizer, height: int
+    builder: PlanBuilder,
+    result: WeightPass,
+    name: str,
+    bias: str | None,
+    optimizer: Optimizer,
+    height: int,
 ) -> None:
-    """Gradient and update in one step."""
+    """Gradient and update in one step, of a weight and, where there is one beside it, its bias."""
     kind, inputs, delta = builder.gradients[name]
     slots = add_slots(builder, name, optimizer)
+    bias_slots = add_slots(builder, bias, optimizer) if bias else builder.absent()
     transposed = f"{name}.transposed"
     result.steps.append(
         Step(
@@ -133,6 +161,8 @@ def add_step(
                 name,
                 slots,
                 transposed if transposed in builder.tensors else builder.absent(),
+                bias or builder.absent(),
+                bias_slots,
                 "tile_norm",
                 "tile_penalty",
                 "penalties",
@@ -146,7 +176,8 @@ def add_step(
             (
                 builder.tensors[name].columns,
                 height,
-                len(result.tiles),
+                result.sums,
+                int(builder.is_turned(name)),
             ),
             optimizer,
         )
@@ -175,7 +206,7 @@ def add_gradient(
         Step(
             f"{kind}_{what}_gradient{builder.suffix}",
             (*tensors, delta, "scalars", "batch"),
-            (height, len(result.tiles)),
+            (height, result.sums),
         )
     )
 

@@ -2,7 +2,7 @@
 
 Each goes panel by panel: the product leaves a block of rows in the first-level cache, and the law
 is applied there in one run over contiguous memory, padding included; what it leaves in the padding
-is set to zero again.
+is set to zero again. A row that comes alone goes without register tiles.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from fastbp.backends.cpu.intrinsics import (
 )
 from fastbp.backends.cpu.panels import clear_padding, multiply_panels, panel_width
 from fastbp.backends.cpu.reductions import thin_product
+from fastbp.backends.cpu.single_row import multiply_row, multiply_row_thin
 from fastbp.backends.cpu.tuning import BLOCK_ROWS, DEPTH_BLOCK, PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 
@@ -38,7 +39,35 @@ def dense_forward(real, law, setting_count):
     panel = PANEL_LINES * lanes
     block = BLOCK_ROWS * panel
 
+    @register_jitable(forceinline=True)
+    def forward_row(arguments, row):
+        output, rows_high = pointer(arguments, 0, real), height(arguments, 0)
+        padded = padded_columns(arguments, 0)
+        has_derivative = is_present(arguments, 1)
+        matrix = (pointer(arguments, 2, real), rows_high, padded_columns(arguments, 2), row)
+        settings = read_tuple(pointer(arguments, 5, real), 1, setting_count)
+        features, units = size(arguments, 6, 0), size(arguments, 6, 1)
+        unwanted = stack_array(panel, real)
+        for column in range(0, padded, panel):
+            width = panel_width(padded, column, lanes)
+            place = column * rows_high + row * width
+            target = offset(output, place)
+            start = offset(pointer(arguments, 4, real), column)
+            weight = offset(pointer(arguments, 3, real), column * features)
+            if size(arguments, 6, 2) != 0:
+                multiply_row_thin(target, start, matrix, weight, units)
+            else:
+                multiply_row(target, start, False, matrix, features, weight, width)
+            slopes = offset(pointer(arguments, 1, real), place) if has_derivative else unwanted
+            map_elements(law, (target,), (settings,), (target, slopes), width // lanes)
+            if column + width > units:
+                clear_padding(target, 1, width, units - column)
+                clear_padding(slopes, 1, width, units - column)
+
     def dense_forward(arguments, first_row, last_row):
+        if last_row - first_row == 1:
+            forward_row(arguments, first_row)
+            return
         output, rows_high = pointer(arguments, 0, real), height(arguments, 0)
         padded = padded_columns(arguments, 0)
         derivative, has_derivative = pointer(arguments, 1, real), is_present(arguments, 1)
@@ -106,7 +135,24 @@ def dense_backward_data(real):
     panel = PANEL_LINES * lanes
     block = BLOCK_ROWS * panel
 
+    @register_jitable(forceinline=True)
+    def backward_row(arguments, row):
+        rows_high, padded = height(arguments, 0), padded_columns(arguments, 0)
+        matrix = (pointer(arguments, 1, real), rows_high, padded_columns(arguments, 1), row)
+        units, scales = size(arguments, 3, 1), size(arguments, 3, 2) == 0
+        nothing = stack_array(panel, real)
+        for j in range(panel):
+            nothing[j] = real(0.0)
+        for column in range(0, padded, panel):
+            width = panel_width(padded, column, lanes)
+            target = offset(pointer(arguments, 0, real), column * rows_high + row * width)
+            weight = offset(pointer(arguments, 2, real), column * units)
+            multiply_row(target, nothing, scales, matrix, units, weight, width)
+
     def dense_backward_data(arguments, first_row, last_row):
+        if last_row - first_row == 1:
+            backward_row(arguments, first_row)
+            return
         input_delta, rows_high = pointer(arguments, 0, real), height(arguments, 0)
         padded = padded_columns(arguments, 0)
         delta, delta_padded = pointer(arguments, 1, real), padded_columns(arguments, 1)

@@ -151,7 +151,7 @@ def run_batches(real, parallel):
         row_unit = job[ROW_UNIT]
         first, last, data_rows = job[FIRST], job[LAST], batch[DATA_ROWS]
         first_tile, last_tile = shares[worker], shares[worker + 1]
-        leads = worker == 0
+        leads = worker == 0 or not parallel
         has_update, has_loss = once[BEGIN_STEP] != 0, once[REDUCE_LOSS] != 0
         has_weight_pass = shares[workers] > 0
         is_split = has_update and not math.isinf(clip_norm)
@@ -175,8 +175,10 @@ def run_batches(real, parallel):
                     if status != FINE:
                         join_meeting(team, worker, workers, meeting + 1)
                         return
-                row = share_of_rows(rows, worker, workers, row_unit)
-                end = share_of_rows(rows, worker + 1, workers, row_unit)
+                row, end = 0, rows
+                if parallel:
+                    row = share_of_rows(rows, worker, workers, row_unit)
+                    end = share_of_rows(rows, worker + 1, workers, row_unit)
                 propagate(steps, step_count, row, end, row_block)
                 if leads and begin == 0 and has_update:
                     scalars[STEP] += 1.0

@@ -173,31 +173,68 @@ def call_product(
 
 
 # Reading a kernel's row of arguments: address, rows and padded columns of each tensor, then the
-# sizes.
+# sizes. These are intrinsics because kernels call them at every turn, and Numba takes much longer
+# over a call of a function.
 
 
-@register_jitable
-def pointer(arguments, position, kind):
+def argument(builder, arguments, position, part):
+    """Emit reading one of the three numbers of a tensor argument."""
+    three = ir.Constant(position.type, 3)
+    place = builder.add(builder.mul(position, three), ir.Constant(position.type, part))
+    return builder.load(builder.gep(arguments, [place]))
+
+
+def number_of_tensor(part):
+    """An operation that reads one of the numbers of a tensor argument."""
+
+    @intrinsic
+    def operation(typing_context, arguments, position):
+        def generate(context, builder, signature, values):
+            return argument(builder, values[0], values[1], part)
+
+        return types.int64(arguments, types.int64), generate
+
+    return operation
+
+
+# The rows of a tensor argument, of each of its panels; its columns with their padding.
+height = number_of_tensor(1)
+padded_columns = number_of_tensor(2)
+
+
+@intrinsic
+def pointer(typing_context, arguments, position, kind):
     """A tensor argument as a pointer to its first element."""
-    return as_pointer(arguments[3 * position], kind)
+    result = types.CPointer(kind.instance_type)
+
+    def generate(context, builder, signature, values):
+        address = argument(builder, values[0], values[1], 0)
+        return builder.inttoptr(address, context.get_value_type(result))
+
+    return result(arguments, types.int64, kind), generate
 
 
-@register_jitable
-def padded_columns(arguments, position):
-    """The columns of a tensor argument with its padding."""
-    return arguments[3 * position + 2]
-
-
-@register_jitable
-def height(arguments, position):
-    """The rows of a tensor argument: of each of its panels."""
-    return arguments[3 * position + 1]
-
-
-@register_jitable
-def is_present(arguments, position):
+@intrinsic
+def is_present(typing_context, arguments, position):
     """Whether an optional tensor argument is there."""
-    return arguments[3 * position + 1] > 0
+
+    def generate(context, builder, signature, values):
+        rows = argument(builder, values[0], values[1], 1)
+        return builder.icmp_signed(">", rows, ir.Constant(rows.type, 0))
+
+    return types.boolean(arguments, types.int64), generate
+
+
+@intrinsic
+def size(typing_context, arguments, tensors, position):
+    """A size argument, counted after `tensors` tensors."""
+
+    def generate(context, builder, signature, values):
+        arguments, tensors, position = values
+        first = builder.mul(tensors, ir.Constant(tensors.type, 3))
+        return builder.load(builder.gep(arguments, [builder.add(first, position)]))
+
+    return types.int64(arguments, types.int64, types.int64), generate
 
 
 @register_jitable
@@ -205,12 +242,6 @@ def vector(arguments, position, kind):
     """A tensor argument as a one-dimensional array of all its elements."""
     length = arguments[3 * position + 1] * arguments[3 * position + 2]
     return carray(as_pointer(arguments[3 * position], kind), (length,))
-
-
-@register_jitable
-def size(arguments, tensors, position):
-    """A size argument, counted after `tensors` tensors."""
-    return arguments[3 * tensors + position]
 
 
 @register_jitable

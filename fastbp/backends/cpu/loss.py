@@ -24,11 +24,11 @@ from fastbp.backends.cpu.intrinsics import (
     vector,
 )
 from fastbp.backends.cpu.packing import MOST_COLUMNS, pack_rows, scale_rows, sum_rows
-from fastbp.backends.cpu.panels import gather_lines, multiply_lines, panel_width
+from fastbp.backends.cpu.panels import copy_line, gather_lines, multiply_lines, panel_width
 from fastbp.backends.cpu.reductions import sum_of_values
 from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
-from fastbp.elementary import exp, log
+from fastbp.elementary import constant, exp, log
 
 __all__ = ["cross_entropy_loss", "elementwise_loss", "reduce_loss"]
 
@@ -46,13 +46,61 @@ def times(slope, share):
     return (slope * share,)
 
 
+@register_jitable(forceinline=True)
+def weighed(slope, weight):
+    # A loss that counts nothing may be infinite.
+    return (weight * slope if weight != constant(0.0, weight) else weight,)
+
+
 def elementwise_loss(real, law, setting_count):
     """The mean of an element-wise law over the outputs of each row."""
     lanes = LINE_BYTES * 8 // real.bitwidth
     panel = PANEL_LINES * lanes
     block = CHUNK * panel
 
+    @register_jitable(forceinline=True)
+    def shared_law(output, target, settings, share):
+        loss, slope = law(output, target, settings)
+        return loss, slope * share
+
+    @register_jitable(forceinline=True)
+    def loss_of_row(arguments, row):
+        """The same for one row of one panel; each pass reads lines as the last one wrote them."""
+        padded, outputs = padded_columns(arguments, 2), size(arguments, 9, 0)
+        output = offset(pointer(arguments, 3, real), row * padded)
+        delta = offset(pointer(arguments, 2, real), row * padded)
+        batch = pointer(arguments, 7, types.int64)
+        shift = batch[POSITION] - batch[ORDER_BEGIN]
+        data_row = pointer(arguments, 6, types.int64)[shift + row]
+        targets = offset(pointer(arguments, 4, real), data_row * outputs)
+        settings = read_tuple(pointer(arguments, 8, real), 1, setting_count)
+        share = real(1.0) / real(outputs)
+        wanted = stack_array(panel, real)
+        losses = stack_array(panel, real)
+        slopes = stack_array(panel, real)
+        lines = padded // lanes
+        for j in range(0, padded, lanes):
+            copy_line(offset(wanted, j), offset(targets, j), outputs - j)
+        extra = (settings, share)
+        map_elements(shared_law, (output, wanted), extra, (losses, slopes), lines)
+        for j in range(0, padded, lanes):
+            change, slope = offset(delta, j), offset(slopes, j)
+            multiply_lines(change, padded, slope, padded, 1, outputs - j)
+        total = real(0.0)
+        for j in range(outputs):
+            total += losses[j]
+        weight, mean = real(1.0), total * share
+        if is_present(arguments, 5):
+            weight = pointer(arguments, 5, real)[data_row]
+            mean = weight * mean if weight != real(0.0) else weight
+            map_elements(weighed, (delta,), (weight,), (delta,), lines)
+        pointer(arguments, 0, real)[row] = mean
+        pointer(arguments, 1, real)[row] = weight
+
     def elementwise_loss(arguments, first_row, last_row):
+        if last_row - first_row == 1 and padded_columns(arguments, 2) <= panel:
+            loss_of_row(arguments, first_row)
+            return
         row_loss, row_weight = pointer(arguments, 0, real), pointer(arguments, 1, real)
         delta, rows_high = pointer(arguments, 2, real), height(arguments, 2)
         padded = padded_columns(arguments, 2)

@@ -46,10 +46,16 @@ __all__ = [
 ]
 
 
-@register_jitable(forceinline=True)
-def panel_width(padded, column, lanes):
+@intrinsic
+def panel_width(typing_context, padded, column, lanes):
     """The width of the panel that begins at a column: four lines, or fewer at the end."""
-    return min(PANEL_LINES * lanes, padded - column)
+
+    def generate(context, builder, signature, arguments):
+        padded, column, lanes = arguments
+        widest = builder.mul(lanes, I64(PANEL_LINES))
+        return minimum(builder, widest, builder.sub(padded, column))
+
+    return types.int64(types.int64, types.int64, types.int64), generate
 
 
 @intrinsic

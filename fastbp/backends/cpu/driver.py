@@ -109,6 +109,13 @@ def open_meeting(team, job, worker, status, number):
     return job[RESULT]
 
 
+@register_jitable
+def end_run(job, worker, status, done):
+    """Write how the run ended and how many batches were completed."""
+    if worker == 0:
+        job[RESULT], job[DONE] = status, done
+
+
 def run_batches(real, parallel):
     """Make the driver, with barriers or without."""
     parallel = bool(parallel)
@@ -203,8 +210,7 @@ def run_batches(real, parallel):
                     meeting += 1
                     join_meeting(team, worker, workers, meeting)
                 if status != FINE:
-                    if leads:
-                        job[RESULT], job[DONE] = status, number - first
+                    end_run(job, worker, status, number - first)
                     return
             if not has_update:
                 continue
@@ -224,8 +230,7 @@ def run_batches(real, parallel):
                     meeting += 1
                     join_meeting(team, worker, workers, meeting)
                 if status != FINE:
-                    if leads:
-                        job[RESULT], job[DONE] = status, number - first
+                    end_run(job, worker, status, number - first)
                     return
             if leads:
                 if not math.isfinite(scalars[NORM]):
@@ -237,11 +242,10 @@ def run_batches(real, parallel):
                         meeting += 1
                         open_meeting(team, job, worker, status, meeting)
                         join_meeting(team, worker, workers, meeting + 1)
-                    job[RESULT], job[DONE] = status, number - first
+                    end_run(job, worker, status, number - first)
                     return
                 scalars[LOSS_SUM] += scalars[LOSS]
                 scalars[NORM_SUM] += scalars[NORM]
-        if leads:
-            job[RESULT], job[DONE] = FINE, last - first
+        end_run(job, worker, FINE, last - first)
 
     return run_batches

@@ -1,7 +1,7 @@
-"""One row at a time gives the bits of all rows at once, kernel by kernel.
+"""A few rows at a time give the bits of all rows at once, kernel by kernel.
 
-A call on a single row takes a way of its own through the kernels of the propagation pass; the rows
-together go through register tiles, thin sums and packed losses.
+A call on a single row, or on two or three, takes a way of its own through the kernels of the
+propagation pass; more rows go through register tiles, thin sums and packed losses.
 """
 
 import numpy as np
@@ -25,14 +25,16 @@ from fastbp.losses import Loss
 ELEMENTWISE = [name for name in Loss.names() if Loss.registry[name].law is not None]
 
 
-def whole_and_row_by_row(kernel, dtype, make, sizes, names, rows, law=None):
-    """What a kernel leaves in the named tensors: of one call, and of a call for each row."""
-    together, apart = make(), make()
+def few_by_few(kernel, dtype, make, sizes, names, rows, law=None):
+    """What calls on one row, on two and on three leave in the named tensors: that of one call."""
+    together = make()
     call(kernel, dtype, together, sizes, 0, rows, law=law)
-    for i in reversed(range(rows)):
-        call(kernel, dtype, apart, sizes, i, i + 1, law=law)
-    for name in names:
-        assert np.array_equal(together[name].whole, apart[name].whole), name
+    for few in (3, 2, 1):
+        apart = make()
+        for i in reversed(range(0, rows, few)):
+            call(kernel, dtype, apart, sizes, i, min(i + few, rows), law=law)
+        for name in names:
+            assert np.array_equal(together[name].whole, apart[name].whole), (name, few)
     return apart
 
 
@@ -41,7 +43,7 @@ def whole_and_row_by_row(kernel, dtype, make, sizes, names, rows, law=None):
 @pytest.mark.parametrize("thin", [0, 1])
 def test_dense_forward(shape, thin, dtype):
     n, features, units = shape
-    n = max(min(n, 9), 2)
+    n = max(min(n, 9), 4)
     if thin:
         units = min(units, 64 // np.dtype(dtype).itemsize)
     rng = generator(21, *shape)
@@ -61,7 +63,7 @@ def test_dense_forward(shape, thin, dtype):
 
     sizes, names = (features, units, thin), ("output", "derivative")
     law = fb.Sigmoid()  # leaves 0.5 where the sum is zero: padding must be cleared
-    found = whole_and_row_by_row("dense_forward", dtype, make, sizes, names, n, law)
+    found = few_by_few("dense_forward", dtype, make, sizes, names, n, law)
     assert found["output"].padding_is_zero(0, n)
     assert found["derivative"].padding_is_zero(0, n)
     close(found["output"].matrix, 1 / (1 + np.exp(-(X @ W + b))), dtype)
@@ -72,7 +74,7 @@ def test_dense_forward(shape, thin, dtype):
 @pytest.mark.parametrize("replace", [0, 1])
 def test_dense_backward_data(shape, replace, dtype):
     n, features, units = shape
-    n = max(min(n, 9), 2)
+    n = max(min(n, 9), 4)
     rng = generator(22, *shape)
     delta, W = rng.normal(size=(n, units)), rng.normal(size=(features, units))
     slopes = rng.normal(size=(n, features))
@@ -85,7 +87,7 @@ def test_dense_backward_data(shape, replace, dtype):
         }
 
     sizes, names = (features, units, replace), ("input_delta",)
-    found = whole_and_row_by_row("dense_backward_data", dtype, make, sizes, names, n)
+    found = few_by_few("dense_backward_data", dtype, make, sizes, names, n)
     assert found["input_delta"].padding_is_zero(0, n)
     close(found["input_delta"].matrix, delta @ W.T * (1 if replace else slopes), dtype)
 
@@ -122,7 +124,7 @@ def test_elementwise_loss(name, outputs, weighted, dtype):
 
     names = ("row_loss", "row_weight", "delta")
     sizes = (outputs,)
-    found = whole_and_row_by_row("elementwise_loss", dtype, make, sizes, names, n, law)
+    found = few_by_few("elementwise_loss", dtype, make, sizes, names, n, law)
     assert found["delta"].padding_is_zero(0, n)
     if weighted:
         assert not found["delta"].matrix[1].any()

@@ -85,9 +85,10 @@ def test_batches_and_the_smaller_last_one_are_exact(rows_per_batch, shuffled):
     ids=str,
 )
 @pytest.mark.parametrize("loss", ["huber", "cross_entropy"])
-def test_clipping_penalties_and_weights(penalties, loss):
+@pytest.mark.parametrize("rows_per_batch", [1, 2, 16])
+def test_clipping_penalties_and_weights(rows_per_batch, penalties, loss):
     case = Case((6, 70, 5), ("gelu", "identity"), loss, 41, 8)
-    compare(case, fb.Adam(0.01), 16, 4, shuffled=True, weighted=True, **penalties)
+    compare(case, fb.Adam(0.01), rows_per_batch, 4, shuffled=True, weighted=True, **penalties)
 
 
 def test_clipping_splits_the_weight_pass_over_several_tiles():
@@ -96,9 +97,12 @@ def test_clipping_splits_the_weight_pass_over_several_tiles():
     compare(case, fb.AdamW(0.01), 33, 2, shuffled=False, weighted=False)
 
 
-def test_gradient_norm_and_learning_rate_in_the_history(small):
-    X, y = small
-    network = fb.mlp(3, 5, 1, activation="tanh")
+@pytest.mark.parametrize("rows", [50, 1])
+@pytest.mark.parametrize("clip_norm", [1e-3, None])
+def test_gradient_norm_and_learning_rate_in_the_history(clip_norm, rows, small):
+    """A weight's bias has its part of the norm whether or not it is changed with the weight."""
+    X, y = (array[:rows] for array in small)
+    network = fb.mlp(3, 5, 40, 20, 1, activation="tanh")
     model = fb.Model(network, dtype="float64")
     _, gradient = model.loss_and_gradient(X, y)
     result = fb.train(
@@ -109,7 +113,7 @@ def test_gradient_norm_and_learning_rate_in_the_history(small):
         epochs=6,
         batch_size=50,
         schedule=fb.StepDecay(2, 0.5),
-        clip_norm=1e-3,
+        clip_norm=clip_norm,
     )
     assert result.history["gradient_norm"][0] == pytest.approx(np.linalg.norm(gradient))
     assert result.history["learning_rate"].tolist() == [0.1, 0.1, 0.05, 0.05, 0.025, 0.025]

@@ -2,7 +2,8 @@
 
 Each goes panel by panel: the product leaves a block of rows in the first-level cache, and the law
 is applied there in one run over contiguous memory, padding included; what it leaves in the padding
-is set to zero again. A row that comes alone goes without register tiles.
+is set to zero again. A few rows of a small layer go one by one, without register
+tiles.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from fastbp.backends.cpu.intrinsics import (
 )
 from fastbp.backends.cpu.panels import clear_padding, multiply_panels, panel_width
 from fastbp.backends.cpu.reductions import thin_product
-from fastbp.backends.cpu.single_row import multiply_row, multiply_row_thin
+from fastbp.backends.cpu.single_row import go_one_by_one, multiply_row, multiply_row_thin
 from fastbp.backends.cpu.tuning import BLOCK_ROWS, DEPTH_BLOCK, PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 
@@ -65,8 +66,10 @@ def dense_forward(real, law, setting_count):
                 clear_padding(slopes, 1, width, units - column)
 
     def dense_forward(arguments, first_row, last_row):
-        if last_row - first_row == 1:
-            forward_row(arguments, first_row)
+        lines = padded_columns(arguments, 0) // lanes
+        if go_one_by_one(last_row - first_row, size(arguments, 6, 0) * lines):
+            for row in range(first_row, last_row):
+                forward_row(arguments, row)
             return
         output, rows_high = pointer(arguments, 0, real), height(arguments, 0)
         padded = padded_columns(arguments, 0)
@@ -150,8 +153,10 @@ def dense_backward_data(real):
             multiply_row(target, nothing, scales, matrix, units, weight, width)
 
     def dense_backward_data(arguments, first_row, last_row):
-        if last_row - first_row == 1:
-            backward_row(arguments, first_row)
+        lines = padded_columns(arguments, 0) // lanes
+        if go_one_by_one(last_row - first_row, size(arguments, 3, 1) * lines):
+            for row in range(first_row, last_row):
+                backward_row(arguments, row)
             return
         input_delta, rows_high = pointer(arguments, 0, real), height(arguments, 0)
         padded = padded_columns(arguments, 0)

@@ -37,7 +37,7 @@ ROWS, BEGINS, ENDS = int(Batch.ROWS), int(Batch.BEGINS), int(Batch.ENDS)
 LOSS, GRADIENT_SCALE = int(Scalar.LOSS), int(Scalar.GRADIENT_SCALE)
 WEIGHTED_LOSS_SUM, WEIGHT_SUM = int(Scalar.WEIGHTED_LOSS_SUM), int(Scalar.WEIGHT_SUM)
 BATCH_LOSS, BATCH_WEIGHT = int(Scalar.BATCH_LOSS), int(Scalar.BATCH_WEIGHT)
-LEAST_ROWS = 4  # fewer are not worth packing
+LEAST_ROWS = 4  # fewer are not worth packing and go one by one
 CHUNK = 64  # rows whose panel of outputs goes through the law in one run
 
 
@@ -98,8 +98,9 @@ def elementwise_loss(real, law, setting_count):
         pointer(arguments, 1, real)[row] = weight
 
     def elementwise_loss(arguments, first_row, last_row):
-        if last_row - first_row == 1 and padded_columns(arguments, 2) <= panel:
-            loss_of_row(arguments, first_row)
+        if last_row - first_row < LEAST_ROWS and padded_columns(arguments, 2) <= panel:
+            for row in range(first_row, last_row):
+                loss_of_row(arguments, row)
             return
         row_loss, row_weight = pointer(arguments, 0, real), pointer(arguments, 1, real)
         delta, rows_high = pointer(arguments, 2, real), height(arguments, 2)

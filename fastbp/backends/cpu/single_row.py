@@ -11,10 +11,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from fastbp.backends.cpu.reductions import add_up
-from fastbp.backends.cpu.tuning import PANEL_LINES
+from fastbp.backends.cpu.tuning import FEW_LINES, FEW_ROWS, PANEL_LINES
 from fastbp.backends.cpu.vectors import (
     I64,
     LINE_BYTES,
@@ -30,7 +30,13 @@ from fastbp.backends.cpu.vectors import (
     zero,
 )
 
-__all__ = ["multiply_row", "multiply_row_thin", "scaled_outer_product"]
+__all__ = ["go_one_by_one", "multiply_row", "multiply_row_thin", "scaled_outer_product"]
+
+
+@register_jitable(forceinline=True)
+def go_one_by_one(rows, lines):
+    """Whether rows of a layer are done sooner without tiles; a row takes some lines of products."""
+    return rows == 1 or (rows <= FEW_ROWS and rows * lines <= FEW_LINES)
 
 
 def for_each_width(builder: Any, width: Any, lanes: int, emit: Callable[[int], None]) -> None:

@@ -94,6 +94,7 @@ class Run:
             )
             bind(self.evaluator, held_out)
         bind(self.engine, training)
+        self.rates: NDArray[np.float64] | None = None
         self.history: list[np.void] = []
         self.watched: list[float] = []
         self.engine.load_parameters(model.parameters)
@@ -142,10 +143,7 @@ class Run:
         """One epoch and its validation; returns its row of the history."""
         settings, engine = self.settings, self.engine
         started = time.perf_counter()
-        total = self.steps_per_epoch * settings.epochs
-        first = epoch * self.steps_per_epoch
-        steps = np.arange(first, first + self.steps_per_epoch, dtype=np.float64)
-        rates = settings.optimizer.learning_rate * self.factors(steps, total)
+        rates = self.learning_rates(epoch)
         engine.begin_epoch(
             self.training.rows,
             # One batch of all rows has the same gradient in any order.
@@ -176,9 +174,17 @@ class Run:
         self.watched.append(float(row[watch]))
         return row
 
-    def factors(self, steps: NDArray[np.float64], total: int) -> NDArray[np.float64]:
+    def learning_rates(self, epoch: int) -> NDArray[np.float64]:
+        """The learning rate of every step of an epoch."""
+        if self.rates is None or not self.settings.schedule.is_same_every_epoch:
+            first = epoch * self.steps_per_epoch
+            steps = np.arange(first, first + self.steps_per_epoch, dtype=np.float64)
+            self.rates = self.settings.optimizer.learning_rate * self.factors(steps)
+        return self.rates
+
+    def factors(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """The schedule's factors, checked: a schedule may be the user's own."""
-        schedule = self.settings.schedule
+        schedule, total = self.settings.schedule, self.steps_per_epoch * self.settings.epochs
         found = schedule.factors(steps, self.steps_per_epoch, total, self.watched)
         factors = np.array(found, dtype=np.float64)
         if factors.shape != steps.shape:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ Factors = NDArray[np.float64]
 
 class Schedule(Named):
     """How the learning rate moves during training."""
+
+    is_same_every_epoch: ClassVar[bool] = False  # then the factors are asked for once
 
     def factors(
         self,
@@ -51,6 +54,8 @@ class Schedule(Named):
 @dataclass(frozen=True)
 class Constant(Schedule):
     """The learning rate stays as it is."""
+
+    is_same_every_epoch = True
 
     def factors(self, steps, steps_per_epoch, total_steps, losses):
         return np.ones_like(steps)

@@ -12,7 +12,7 @@ from __future__ import annotations
 __all__ = ["CALL_SECONDS", "Pace"]
 
 CALL_SECONDS = 0.04
-TRIAL_SECONDS = CALL_SECONDS / 4
+TRIAL_SECONDS = CALL_SECONDS / 10
 FIRST_INTERVAL, LONGEST_INTERVAL = 4, 64  # calls between trials; doubled when a trial loses
 
 
@@ -58,7 +58,7 @@ class Pace:
             return self.prefers_parallel, self.batches
         other = not self.prefers_parallel
         each = self.speeds[other].each
-        return other, max(1, self.batches // 4 if each is None else int(TRIAL_SECONDS / each))
+        return other, max(1, self.batches // 10 if each is None else int(TRIAL_SECONDS / each))
 
     def measured(self, parallel: bool, batches: int, seconds: float) -> None:
         """Take the time of a call into account."""

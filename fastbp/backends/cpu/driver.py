@@ -25,6 +25,7 @@ __all__ = ["run_batches"]
 
 POSITION, ROWS, DATA_ROWS = int(Batch.POSITION), int(Batch.ROWS), int(Batch.DATA_ROWS)
 BEGINS, ENDS = int(Batch.BEGINS), int(Batch.ENDS)
+ORDER_BEGIN, ORDER_END = int(Batch.ORDER_BEGIN), int(Batch.ORDER_END)
 STEP, LEARNING_RATE, CLIP_SCALE = (
     int(Scalar.STEP),
     int(Scalar.LEARNING_RATE),
@@ -171,11 +172,14 @@ def run_batches(real, parallel):
                 rows = min(segment_size, batch_rows - begin)
                 ends = begin + rows == batch_rows
                 if leads:
-                    batch[POSITION] = position + begin
+                    place = position + begin
+                    batch[POSITION] = place
                     batch[ROWS] = rows
                     batch[BEGINS] = begin == 0
                     batch[ENDS] = ends
-                    call_once(once, ORDER_ROWS)
+                    # Asked here, because a call for nothing is felt where a batch is one row.
+                    if place < batch[ORDER_BEGIN] or place + rows > batch[ORDER_END]:
+                        call_once(once, ORDER_ROWS)
                 if parallel:
                     meeting += 1
                     status = open_meeting(team, job, worker, status, meeting)

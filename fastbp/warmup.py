@@ -60,19 +60,33 @@ def warm_up(
 def compile_all(
     activation: Activation, loss: Loss, optimizer: Optimizer, dtype: str, purposes: Iterable[str]
 ) -> None:
-    """Build the engines of a small network that has every kind of step."""
-    network = Network(3, [Dense(40, activation), Dense(24, activation), Dense(2)])
+    """Build engines of small networks that have every kind of step."""
+    # Panels of one to four lines; and layers so narrow that many rows lie in lanes.
+    network = Network(3, [Dense(112, activation), Dense(24, activation), Dense(2)])
+    narrow = Network(3, [Dense(5, activation), Dense(2)])
     for purpose in purposes:
-        needs_loss = purpose not in {"predict", "vjp"}
-        plan = build_plan(
-            network,
-            purpose,
-            dtype,
-            32,
-            geometry("cpu"),
-            loss=loss if needs_loss else None,
-            optimizer=optimizer if purpose == "train" else None,
-        )
-        create_engine(plan, parallel=None if purpose == "predict" else True)
-        if purpose == "predict":
-            create_few_rows(plan, np.zeros(network.parameter_count, dtype=dtype))
+        build(network, purpose, loss, optimizer, dtype, 32)
+    build(narrow, "train", loss, optimizer, dtype, geometry("cpu").lane_rows)
+
+
+def build(
+    network: Network,
+    purpose: str,
+    loss: Loss,
+    optimizer: Optimizer,
+    dtype: str,
+    rows: int,
+) -> None:
+    """Build the engine of one plan, which compiles its kernels."""
+    plan = build_plan(
+        network,
+        purpose,
+        dtype,
+        rows,
+        geometry("cpu"),
+        loss=None if purpose in {"predict", "vjp"} else loss,
+        optimizer=optimizer if purpose == "train" else None,
+    )
+    create_engine(plan, parallel=None if purpose == "predict" else True)
+    if purpose == "predict":
+        create_few_rows(plan, np.zeros(network.parameter_count, dtype=dtype))

@@ -22,6 +22,10 @@ fb.train(model, X, X[:, :2], loss="mae", optimizer="rmsprop", epochs=1, batch_si
 model.predict(X)
 model.predict(X[:1].copy())
 model.loss_and_gradient(X, X[:, :2], "mae")
+many = np.tile(X, (20, 1))  # rows in lanes, in a panel of one line at the end
+fb.train(model, many, many[:, :2], loss="mae", optimizer="rmsprop", epochs=1, batch_size=200)
+wide = fb.Model(fb.mlp(4, 100, 2, activation="elu"))  # panels of four lines
+fb.train(wide, X, X[:, :2], loss="mae", optimizer="rmsprop", epochs=1, clip_norm=1.0)
 import sys
 assert "numba" not in sys.modules
 """

@@ -15,7 +15,7 @@ import time
 import numpy as np
 from numba import njit, types
 
-from benchmarks.lab.kernels import Tensor
+from benchmarks.lab.cases import Tensor
 from benchmarks.peak import gigaflops
 from fastbp.backends.cpu.intrinsics import as_pointer, call_product
 from fastbp.backends.cpu.machine_code import bind_product

@@ -91,17 +91,13 @@ def run(propagation, once, weight_steps, tiles, batch, scalars, rate, sizes, tic
         timed(once[3], ticks, steps + 3, 0, 0)
 
 
-def products(kernel: str, sizes: tuple[int, ...], step, plan, batch_rows: int) -> int:
+def products(step, plan, batch_rows: int) -> int:
     """Operations of the matrix product that a row of the plan is, or 0."""
-    if kernel.startswith(("dense_forward", "dense_backward_data")):
-        weight = next(
-            t for t in plan.tensors if t.name == step.tensors[3 if "forward" in kernel else 2]
-        )
-        return 2 * batch_rows * weight.rows * weight.columns
-    if kernel.startswith(("dense_step", "dense_weight_gradient")) and step.tensors[0].endswith(
-        ("weight", "weight.gradient")
-    ):
-        tensor = next(t for t in plan.tensors if t.name == step.tensors[0])
+    weight = {"dense_forward": 3, "dense_backward_data": 2, "dense_step": 0}
+    weight["dense_weight_gradient"] = 0  # where each has a matrix of the weight's shape
+    place = weight.get(step.kernel.removesuffix("_in_lanes"))
+    if place is not None and "weight" in step.tensors[place]:
+        tensor = next(t for t in plan.tensors if t.name == step.tensors[place])
         return 2 * batch_rows * tensor.rows * tensor.columns
     return 0
 
@@ -160,7 +156,7 @@ def trace(work: Workload, dtype: str, seconds: float) -> str:
         if step is None:
             continue
         each = spent / rate / batches * 1e6
-        flops = products(step.kernel, step.sizes, step, plan, work.batch_size)
+        flops = products(step, plan, work.batch_size)
         share = f"{100 * flops / each * 1e-3 / peak:.0f}%" if flops else ""
         rows.append((step.kernel, step.tensors[0], f"{each:.3f}", share))
     inside = best_ticks.sum() / rate / batches * 1e6

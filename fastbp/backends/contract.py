@@ -24,7 +24,7 @@ fixed tree for every `ROWS_OF_A_SUM` rows, and a chain of these.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 __all__ = ["KERNELS", "ROWS_OF_A_SUM", "Batch", "KernelContract", "Scalar", "Status"]
@@ -178,51 +178,12 @@ KERNELS: dict[str, KernelContract] = {
     ),
     # The same for rows in lanes. `first_row` begins a panel, and whole panels are written: columns
     # beyond the rows of the batch come from inputs of zero, and their deltas are zero.
-    "gather_inputs_in_lanes": KernelContract(
-        ("inputs", "data_inputs", "row_index", "batch"),
-        ("features",),
-        writes=("inputs",),
-    ),
     "dense_forward_in_lanes": KernelContract(
         ("output", "derivative", "inputs", "weight", "bias", "settings"),
         ("turned",),
         writes=("output", "derivative"),
         law="activation",
         product=True,
-    ),
-    "elementwise_loss_in_lanes": KernelContract(
-        (
-            "row_loss",
-            "row_weight",
-            "delta",
-            "output",
-            "data_targets",
-            "data_weights",
-            "row_index",
-            "batch",
-            "settings",
-        ),
-        ("outputs",),
-        writes=("row_loss", "row_weight"),
-        updates=("delta",),
-        optional=("data_weights",),
-        law="loss",
-    ),
-    "cross_entropy_loss_in_lanes": KernelContract(
-        (
-            "row_loss",
-            "row_weight",
-            "delta",
-            "output",
-            "data_targets",
-            "data_weights",
-            "row_index",
-            "batch",
-        ),
-        ("outputs",),
-        writes=("row_loss", "row_weight"),
-        updates=("delta",),
-        optional=("data_weights",),
     ),
     "dense_backward_data_in_lanes": KernelContract(
         ("input_delta", "delta", "weight"),
@@ -283,30 +244,6 @@ KERNELS: dict[str, KernelContract] = {
         updates=("gradient",),
         optional=("tile_norm", "tile_penalty"),
     ),
-    "dense_weight_gradient_in_lanes": KernelContract(
-        (
-            "gradient",
-            "tile_norm",
-            "tile_penalty",
-            "parameter",
-            "penalties",
-            "inputs",
-            "delta",
-            "scalars",
-            "batch",
-        ),
-        ("tile_rows", "first_tile"),
-        writes=("tile_norm", "tile_penalty"),
-        updates=("gradient",),
-        optional=("tile_norm", "tile_penalty", "penalties"),
-    ),
-    "dense_bias_gradient_in_lanes": KernelContract(
-        ("gradient", "tile_norm", "tile_penalty", "delta", "scalars", "batch"),
-        ("tile_rows", "first_tile"),
-        writes=("tile_norm", "tile_penalty"),
-        updates=("gradient",),
-        optional=("tile_norm", "tile_penalty"),
-    ),
     "update_parameters": KernelContract(
         ("parameter", "slots", "gradient", "coefficients", "clip", "scalars"),
         ("columns", "is_weight"),
@@ -343,3 +280,13 @@ KERNELS: dict[str, KernelContract] = {
         law="optimizer",
     ),
 }
+
+# For rows in lanes these have the same arguments, and none of them needs the product.
+for name in (
+    "gather_inputs",
+    "elementwise_loss",
+    "cross_entropy_loss",
+    "dense_weight_gradient",
+    "dense_bias_gradient",
+):
+    KERNELS[f"{name}_in_lanes"] = replace(KERNELS[name], product=False)

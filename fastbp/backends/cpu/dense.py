@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from numba.extending import register_jitable
 
-from fastbp.backends.cpu.elementwise import map_elements
+from fastbp.backends.cpu.elementwise import map_elements, multiplied
 from fastbp.backends.cpu.intrinsics import (
     height,
     is_present,
@@ -122,11 +122,6 @@ def dense_forward(real, law, setting_count):
                         clear_padding(slopes, rows, width, units - column)
 
     return dense_forward
-
-
-@register_jitable(forceinline=True)
-def multiplied(a, b):
-    return (a * b,)
 
 
 def dense_backward_data(real):

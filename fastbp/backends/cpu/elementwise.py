@@ -12,11 +12,11 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from fastbp.backends.cpu.vectors import I64, at, distinct_node, lanes_of, loop_properties
 
-__all__ = ["map_elements"]
+__all__ = ["map_elements", "multiplied"]
 
 
 def flat(kind: Any) -> list[Any]:
@@ -112,3 +112,9 @@ def map_elements(typing_context, function, inputs, extra, outputs, lines):
         return context.get_dummy_value()
 
     return types.void(function, inputs, extra, outputs, lines), generate
+
+
+@register_jitable(forceinline=True)
+def multiplied(a, b):
+    """The law that multiplies."""
+    return (a * b,)

@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import register_jitable
 
 from fastbp.backends.contract import Batch, Scalar
-from fastbp.backends.cpu.elementwise import map_elements
+from fastbp.backends.cpu.elementwise import map_elements, multiplied
 from fastbp.backends.cpu.intrinsics import (
     height,
     is_present,
@@ -26,24 +26,19 @@ from fastbp.backends.cpu.intrinsics import (
 from fastbp.backends.cpu.packing import MOST_COLUMNS, pack_rows, scale_rows, sum_rows
 from fastbp.backends.cpu.panels import copy_line, gather_lines, multiply_lines, panel_width
 from fastbp.backends.cpu.reductions import sum_of_values
+from fastbp.backends.cpu.rows import order_of_segment
 from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 from fastbp.elementary import constant, exp, log
 
 __all__ = ["cross_entropy_loss", "elementwise_loss", "reduce_loss"]
 
-POSITION, ORDER_BEGIN = int(Batch.POSITION), int(Batch.ORDER_BEGIN)
 ROWS, BEGINS, ENDS = int(Batch.ROWS), int(Batch.BEGINS), int(Batch.ENDS)
 LOSS, GRADIENT_SCALE = int(Scalar.LOSS), int(Scalar.GRADIENT_SCALE)
 WEIGHTED_LOSS_SUM, WEIGHT_SUM = int(Scalar.WEIGHTED_LOSS_SUM), int(Scalar.WEIGHT_SUM)
 BATCH_LOSS, BATCH_WEIGHT = int(Scalar.BATCH_LOSS), int(Scalar.BATCH_WEIGHT)
 LEAST_ROWS = 4  # fewer are not worth packing and go one by one
 CHUNK = 64  # rows whose panel of outputs goes through the law in one run
-
-
-@register_jitable(forceinline=True)
-def times(slope, share):
-    return (slope * share,)
 
 
 @register_jitable(forceinline=True)
@@ -69,9 +64,7 @@ def elementwise_loss(real, law, setting_count):
         padded, outputs = padded_columns(arguments, 2), size(arguments, 9, 0)
         output = offset(pointer(arguments, 3, real), row * padded)
         delta = offset(pointer(arguments, 2, real), row * padded)
-        batch = pointer(arguments, 7, types.int64)
-        shift = batch[POSITION] - batch[ORDER_BEGIN]
-        data_row = pointer(arguments, 6, types.int64)[shift + row]
+        data_row = order_of_segment(arguments, 6, 7)[row]
         targets = offset(pointer(arguments, 4, real), data_row * outputs)
         settings = read_tuple(pointer(arguments, 8, real), 1, setting_count)
         share = real(1.0) / real(outputs)
@@ -108,9 +101,7 @@ def elementwise_loss(real, law, setting_count):
         output = pointer(arguments, 3, real)
         targets = pointer(arguments, 4, real)
         weighted, weights = is_present(arguments, 5), pointer(arguments, 5, real)
-        batch = pointer(arguments, 7, types.int64)
-        shift = batch[POSITION] - batch[ORDER_BEGIN]
-        row_index = offset(pointer(arguments, 6, types.int64), shift)
+        row_index = order_of_segment(arguments, 6, 7)
         settings = read_tuple(pointer(arguments, 8, real), 1, setting_count)
         outputs = size(arguments, 9, 0)
         share = real(1.0) / real(outputs)
@@ -138,7 +129,7 @@ def elementwise_loss(real, law, setting_count):
                 lines = (rows * packed + lanes - 1) // lanes
                 values = (given if is_packed else result, wanted)
                 map_elements(law, values, (settings,), (losses, slopes), lines)
-                map_elements(times, (slopes,), (share,), (slopes,), lines)
+                map_elements(multiplied, (slopes,), (share,), (slopes,), lines)
                 if is_packed and column == 0:
                     sum_rows(offset(row_loss, first), losses, rows, count)
                 else:
@@ -191,9 +182,7 @@ def cross_entropy_loss(real):
         output = pointer(arguments, 3, real)
         labels = pointer(arguments, 4, types.int64)
         weighted, weights = is_present(arguments, 5), pointer(arguments, 5, real)
-        batch = pointer(arguments, 7, types.int64)
-        shift = batch[POSITION] - batch[ORDER_BEGIN]
-        row_index = offset(pointer(arguments, 6, types.int64), shift)
+        row_index = order_of_segment(arguments, 6, 7)
         outputs = size(arguments, 8, 0)
         shares = stack_array(panel, real)
         for i in range(first_row, last_row):

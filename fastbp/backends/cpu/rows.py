@@ -84,6 +84,14 @@ def order_rows(real):
     return order_rows
 
 
+@register_jitable(forceinline=True)
+def order_of_segment(arguments, row_index, batch):
+    """The data rows of a segment, in order; the positions of the two tensors are given."""
+    places = pointer(arguments, batch, types.int64)
+    shift = places[POSITION] - places[ORDER_BEGIN]
+    return offset(pointer(arguments, row_index, types.int64), shift)
+
+
 def gather_inputs(real):
     """inputs[i] = the data row that stands at the segment's position i.
 
@@ -97,8 +105,7 @@ def gather_inputs(real):
         padded = padded_columns(arguments, 0)
         data = pointer(arguments, 1, real)
         batch = pointer(arguments, 3, types.int64)
-        shift = batch[POSITION] - batch[ORDER_BEGIN]
-        row_index = offset(pointer(arguments, 2, types.int64), shift)
+        row_index = order_of_segment(arguments, 2, 3)
         features = size(arguments, 4, 0)
         ahead, known = batch[ROWS], batch[ORDER_END] - batch[POSITION]
         few = (features + lanes - 1) // lanes if features <= PREFETCHED_LINES * lanes else 0

@@ -11,8 +11,7 @@ import math
 from numba import types
 from numba.extending import register_jitable
 
-from fastbp.backends.contract import Batch
-from fastbp.backends.cpu.elementwise import map_elements
+from fastbp.backends.cpu.elementwise import map_elements, multiplied
 from fastbp.backends.cpu.intrinsics import (
     is_present,
     offset,
@@ -23,25 +22,21 @@ from fastbp.backends.cpu.intrinsics import (
     stack_array,
 )
 from fastbp.backends.cpu.lanes.operations import fill_lines, gather_columns
+from fastbp.backends.cpu.loss import shifted_exp
 from fastbp.backends.cpu.panels import panel_width
+from fastbp.backends.cpu.rows import order_of_segment
 from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
-from fastbp.elementary import constant, exp, log
+from fastbp.elementary import constant, log
 
 __all__ = ["cross_entropy_loss_in_lanes", "elementwise_loss_in_lanes"]
 
-POSITION, ORDER_BEGIN = int(Batch.POSITION), int(Batch.ORDER_BEGIN)
 CHUNK = 16  # outputs that go through the law in one run
 
 
 @register_jitable(forceinline=True)
 def sum_of(a, b):
     return (a + b,)
-
-
-@register_jitable(forceinline=True)
-def times(a, b):
-    return (a * b,)
 
 
 @register_jitable(forceinline=True)
@@ -53,11 +48,6 @@ def larger(a, b):
 def weighed(value, weight):
     # A row that counts nothing may have an infinite loss.
     return (weight * value if weight != constant(0.0, weight) else weight,)
-
-
-@register_jitable(forceinline=True)
-def shifted_exp(value, largest):
-    return (exp(value - largest),)
 
 
 @register_jitable(forceinline=True)
@@ -90,9 +80,7 @@ def elementwise_loss_in_lanes(real, law, setting_count):
         output = pointer(arguments, 3, real)
         targets = pointer(arguments, 4, real)
         weighted, weights = is_present(arguments, 5), pointer(arguments, 5, real)
-        batch = pointer(arguments, 7, types.int64)
-        shift = batch[POSITION] - batch[ORDER_BEGIN]
-        row_index = offset(pointer(arguments, 6, types.int64), shift)
+        row_index = order_of_segment(arguments, 6, 7)
         settings = read_tuple(pointer(arguments, 8, real), 1, setting_count)
         outputs = size(arguments, 9, 0)
         share = real(1.0) / real(outputs)
@@ -124,7 +112,7 @@ def elementwise_loss_in_lanes(real, law, setting_count):
                     if weighted or rows < width:
                         each = offset(change, j * width)
                         map_elements(weighed, (each, weight), (), (each,), wide)
-            map_elements(times, (total,), (share,), (total,), wide)
+            map_elements(multiplied, (total,), (share,), (total,), wide)
             if weighted:
                 map_elements(weighed, (total, weight), (), (total,), wide)
 
@@ -142,9 +130,7 @@ def cross_entropy_loss_in_lanes(real):
         output = pointer(arguments, 3, real)
         labels = pointer(arguments, 4, types.int64)
         weighted, weights = is_present(arguments, 5), pointer(arguments, 5, real)
-        batch = pointer(arguments, 7, types.int64)
-        shift = batch[POSITION] - batch[ORDER_BEGIN]
-        row_index = offset(pointer(arguments, 6, types.int64), shift)
+        row_index = order_of_segment(arguments, 6, 7)
         outputs = size(arguments, 8, 0)
         label = stack_array(panel, real)
         chosen = stack_array(panel, real)

@@ -11,11 +11,9 @@ from zeros. The loss leaves zeros in their deltas, so that they add nothing to a
 
 from __future__ import annotations
 
-from numba import types
 from numba.extending import register_jitable
 
-from fastbp.backends.contract import Batch
-from fastbp.backends.cpu.elementwise import map_elements
+from fastbp.backends.cpu.elementwise import map_elements, multiplied
 from fastbp.backends.cpu.intrinsics import (
     call_product,
     height,
@@ -29,12 +27,12 @@ from fastbp.backends.cpu.intrinsics import (
 )
 from fastbp.backends.cpu.lanes.operations import gather_columns, spread
 from fastbp.backends.cpu.panels import multiply_panels, panel_width
+from fastbp.backends.cpu.rows import order_of_segment
 from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 
 __all__ = ["dense_backward_data_in_lanes", "dense_forward_in_lanes", "gather_inputs_in_lanes"]
 
-POSITION, ORDER_BEGIN = int(Batch.POSITION), int(Batch.ORDER_BEGIN)
 CHUNK = 16  # units that go through product and law while they are near; divides every panel
 
 
@@ -46,9 +44,7 @@ def gather_inputs_in_lanes(real):
     def gather_inputs_in_lanes(arguments, first_row, last_row):
         inputs, padded = pointer(arguments, 0, real), padded_columns(arguments, 0)
         data = pointer(arguments, 1, real)
-        batch = pointer(arguments, 3, types.int64)
-        shift = batch[POSITION] - batch[ORDER_BEGIN]
-        row_index = offset(pointer(arguments, 2, types.int64), shift)
+        row_index = order_of_segment(arguments, 2, 3)
         features = size(arguments, 4, 0)
         for row in range(first_row, last_row, panel):
             width = panel_width(padded, row, lanes)
@@ -151,11 +147,6 @@ def dense_forward_in_lanes(real, law, setting_count):
                 map_elements(law, (target,), (settings,), (target, slopes), lines)
 
     return dense_forward_in_lanes
-
-
-@register_jitable(forceinline=True)
-def multiplied(a, b):
-    return (a * b,)
 
 
 def dense_backward_data_in_lanes(real):

@@ -19,6 +19,7 @@ __all__ = ["FEW_ROWS", "Engines"]
 
 # Rows that one batch holds at most; small requests get small buffers.
 CHUNKS = (1, 32, 1024)
+GPU_CHUNKS = (64, 1024, 16_384)
 FEW_ROWS = 32
 MOST_KEPT = 12
 
@@ -35,7 +36,7 @@ class Engines:
     def __init__(self, network: Network, dtype: str) -> None:
         self.network = network
         self.dtype = dtype
-        self.kept: dict[tuple[str, Loss | None, int], Any] = {}
+        self.kept: dict[tuple[str, Loss | None, int, str], Any] = {}
         self.few: Any = None
         self.lock = threading.Lock()
 
@@ -47,32 +48,34 @@ class Engines:
         if few is None or few.parameters is not parameters:
             with self.lock:
                 if self.few is None or self.few.parameters is not parameters:
-                    plan = build_plan(
-                        self.network, "predict", self.dtype, FEW_ROWS, geometry("cpu")
-                    )
+                    shapes = geometry("cpu", self.network, self.dtype)
+                    plan = build_plan(self.network, "predict", self.dtype, FEW_ROWS, shapes)
                     self.few = create_few_rows(plan, parameters)
                 few = self.few
         outputs: NDArray[Any] | None = few(X, scaling)
         return outputs
 
-    def get(self, purpose: str, rows: int, loss: Loss | None = None) -> Any:
+    def get(
+        self, purpose: str, rows: int, loss: Loss | None = None, device: str = "cpu"
+    ) -> Any:
         """The engine for a purpose and a number of rows.
 
         The gradient of the parameters is one batch of all rows, so its engine is sized to the data
         and only the last one is kept; everything else goes through the rows in chunks.
         """
         whole = purpose == "gradient"
-        batch_rows = rows if whole else next((c for c in CHUNKS if rows <= c), CHUNKS[-1])
-        key = (purpose, loss, batch_rows)
+        chunks = CHUNKS if device == "cpu" else GPU_CHUNKS
+        batch_rows = rows if whole else next((c for c in chunks if rows <= c), chunks[-1])
+        key = (purpose, loss, batch_rows, device)
         if key not in self.kept:
             if whole:
-                self.kept = {known: e for known, e in self.kept.items() if known[0] != purpose}
-            plan = build_plan(
-                self.network, purpose, self.dtype, batch_rows, geometry("cpu"), loss=loss
-            )
+                for known in [k for k in self.kept if k[0] == purpose]:
+                    self.kept.pop(known).close()
+            shapes = geometry(device, self.network, self.dtype)
+            plan = build_plan(self.network, purpose, self.dtype, batch_rows, shapes, loss=loss)
             while len(self.kept) >= MOST_KEPT:
-                del self.kept[next(iter(self.kept))]
-            self.kept[key] = create_engine(plan)
+                self.kept.pop(next(iter(self.kept))).close()
+            self.kept[key] = create_engine(plan, device)
         return self.kept[key]
 
     @contextlib.contextmanager
@@ -82,6 +85,7 @@ class Engines:
         parameters: NDArray[Any],
         data: Mapping[str, NDArray[Any] | None],
         loss: Loss | None = None,
+        device: str = "cpu",
     ) -> Iterator[Any]:
         """Run over all rows of some data and lend the engine, to read its results.
 
@@ -97,11 +101,13 @@ class Engines:
         data : mapping of str to array or None
             The plan's data tensors: ``inputs``, and what the purpose needs besides.
         loss : Loss, optional
+        device : str
+            As `choose.resolve_device` returns it.
         """
         inputs = data["inputs"]
         assert inputs is not None
         with self.lock:
-            engine = self.get(purpose, inputs.shape[0], loss)
+            engine = self.get(purpose, inputs.shape[0], loss, device)
             engine.load_parameters(parameters)
             try:
                 for name, array in data.items():

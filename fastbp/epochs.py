@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastbp.backends.choose import create_engine, geometry
 from fastbp.backends.contract import Scalar, Status
 from fastbp.datasets import Data
-from fastbp.errors import DivergenceError
+from fastbp.errors import DeviceError, DivergenceError
 from fastbp.losses import Loss
 from fastbp.model import Model
 from fastbp.optimizers import Optimizer
@@ -70,7 +70,8 @@ class Run:
         self.scaling = scaling
         batch_rows = min(settings.batch_size, training.rows)
         self.steps_per_epoch = -(-training.rows // batch_rows)
-        network, dtype, shapes = model.network, model.dtype, geometry(settings.device)
+        network, dtype = model.network, model.dtype
+        shapes = geometry(settings.device, network, dtype)
         plan = build_plan(
             network,
             "train",
@@ -124,7 +125,7 @@ class Run:
                 if self.out_of_patience(epoch):
                     stopped_by = "patience"
                     break
-        except DivergenceError:
+        except (DivergenceError, DeviceError):
             self.engine.store_parameters(model.parameters, self.last_good)
             if epochs == 0:  # the parameters are still those that went with the old scaling
                 model.scaling = scaling_before
@@ -134,10 +135,18 @@ class Run:
             if self.engine.scalars[Scalar.STEP] == 0:
                 model.scaling = scaling_before
             raise
+        finally:
+            self.close()
         seconds = time.perf_counter() - started
         use_best = settings.patience is not None
         self.engine.store_parameters(model.parameters, self.best if use_best else self.last_good)
         return self.result(stopped_by, epochs, seconds, self.best_epoch if use_best else epochs)
+
+    def close(self) -> None:
+        """Give back what the engines hold besides themselves; the copies of parameters stay."""
+        if self.evaluator is not None:
+            self.evaluator.close()
+        self.engine.close()
 
     def run_epoch(self, epoch: int) -> Any:
         """One epoch and its validation; returns its row of the history."""

@@ -11,20 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp.arrays import as_cotangents, as_output_buffer, as_weights
-from fastbp.backends.contract import Scalar
+from fastbp.arrays import as_output_buffer
+from fastbp.derivatives import Derivatives
 from fastbp.engines import FEW_ROWS, Engines
 from fastbp.initializers import initial_values
-from fastbp.losses import Loss
 from fastbp.network import Network
 from fastbp.registry import positive_integer
-from fastbp.scaling import Scaling, prepare_inputs, prepare_targets
+from fastbp.scaling import Scaling
 from fastbp.text import table
 
 __all__ = ["Model", "load"]
 
 
-class Model:
+class Model(Derivatives):
     """A network with its parameters, in host memory.
 
     Parameters
@@ -132,12 +131,11 @@ class Model:
         )
         return "\n".join(lines)
 
-    def _inputs(self, X: Any) -> NDArray[Any]:
-        return prepare_inputs(X, self.network.inputs, self.dtype, self.scaling)
-
     # What a model is for.
 
-    def predict(self, X: Any, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def predict(
+        self, X: Any, out: NDArray[Any] | None = None, *, device: str = "cpu"
+    ) -> NDArray[Any]:
         """The outputs for some rows: logits for classification losses, else in the target's units.
 
         Parameters
@@ -146,6 +144,8 @@ class Model:
             Any real dtype and layout.
         out : array (rows, outputs), optional
             Where to write them, of the model's dtype.
+        device : str
+            As for `fastbp.train`.
 
         Returns
         -------
@@ -157,7 +157,8 @@ class Model:
         TypeError, ValueError
             For arrays of the wrong kind or shape, NaN or infinity.
         """
-        if out is None and type(X) is np.ndarray and X.ndim == 2 and len(X) <= FEW_ROWS:
+        is_few = type(X) is np.ndarray and X.ndim == 2 and len(X) <= FEW_ROWS
+        if out is None and is_few and device == "cpu":
             few = self._engines.predict_few(self._parameters, X, self.scaling)
             if few is not None:
                 return few
@@ -175,7 +176,8 @@ class Model:
         else:
             outputs = np.empty((rows, self.network.outputs), dtype=self.dtype)
         data = {"inputs": inputs, "outputs": outputs}
-        with self._engines.run("predict", self._parameters, data):
+        where = self._device(device, rows, 1)
+        with self._engines.run("predict", self._parameters, data, device=where):
             pass
         if self.scaling is not None:
             self.scaling.outputs(outputs)
@@ -183,136 +185,6 @@ class Model:
             target[...] = outputs
             return target
         return outputs
-
-    def loss(self, X: Any, y: Any, loss: str | Loss = "mse", sample_weight: Any = None) -> float:
-        """The loss of some rows: sum_i w_i loss_i / sum_i w_i.
-
-        Parameters
-        ----------
-        X : array (rows, inputs)
-        y : array (rows, outputs), or (rows,) for one output or integer labels
-        loss : str or Loss
-        sample_weight : array (rows,), optional
-
-        Returns
-        -------
-        float
-            In standardised units where the model has a target scaling.
-
-        Raises
-        ------
-        TypeError, ValueError
-            For arrays of the wrong kind or shape, and for targets that the loss does not allow.
-        """
-        resolved = Loss.resolve(loss)
-        data = self._data(X, y, resolved, sample_weight)
-        with self._engines.run("evaluate", self._parameters, data, resolved) as engine:
-            sums = engine.scalars
-            return float(sums[Scalar.WEIGHTED_LOSS_SUM] / sums[Scalar.WEIGHT_SUM])
-
-    def loss_and_gradient(
-        self, X: Any, y: Any, loss: str | Loss = "mse", sample_weight: Any = None
-    ) -> tuple[float, NDArray[Any]]:
-        """The loss of some rows and its gradient by the parameters, as SciPy's fun(x) -> (f, g).
-
-        Parameters
-        ----------
-        X, y, loss, sample_weight
-            As for `loss`.
-
-        Returns
-        -------
-        loss : float
-        gradient : array (parameters,)
-            In the order of `parameters`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As for `loss`.
-        """
-        resolved = Loss.resolve(loss)
-        data = self._data(X, y, resolved, sample_weight)
-        gradient = np.empty_like(self._parameters)
-        with self._engines.run("gradient", self._parameters, data, resolved) as engine:
-            engine.store_gradient(gradient)
-            return float(engine.scalars[Scalar.LOSS]), gradient
-
-    def input_gradient(
-        self, X: Any, y: Any, loss: str | Loss = "mse", sample_weight: Any = None
-    ) -> NDArray[Any]:
-        """The gradient of `loss` by X.
-
-        Parameters
-        ----------
-        X, y, loss, sample_weight
-            As for `loss`.
-
-        Returns
-        -------
-        array (rows, inputs)
-
-        Raises
-        ------
-        TypeError, ValueError
-            As for `loss`.
-        """
-        resolved = Loss.resolve(loss)
-        data = self._data(X, y, resolved, sample_weight)
-        gradient = np.empty_like(data["inputs"])
-        data["outputs"] = gradient
-        with self._engines.run("input_gradient", self._parameters, data, resolved) as engine:
-            gradient *= gradient.dtype.type(1.0 / engine.scalars[Scalar.WEIGHT_SUM])
-        return self._by_raw_inputs(gradient)
-
-    def vjp(self, X: Any, v: Any) -> NDArray[Any]:
-        """The vector-Jacobian product by the inputs: row i is v_i^T d f(x_i) / d x_i.
-
-        Parameters
-        ----------
-        X : array (rows, inputs)
-        v : array (rows, outputs)
-            The cotangent of each row's outputs.
-
-        Returns
-        -------
-        array (rows, inputs)
-
-        Raises
-        ------
-        TypeError, ValueError
-            For arrays of the wrong kind or shape, NaN or infinity.
-        """
-        inputs = self._inputs(X)
-        rows, outputs = inputs.shape[0], self.network.outputs
-        cotangents = as_cotangents(v, rows, outputs, self.dtype)
-        return self._by_raw_inputs(self._vjp(inputs, self._by_raw_outputs(cotangents)))
-
-    def jacobian(self, X: Any) -> NDArray[Any]:
-        """The derivatives of the outputs by the inputs, for every row.
-
-        Parameters
-        ----------
-        X : array (rows, inputs)
-
-        Returns
-        -------
-        array (rows, outputs, inputs)
-
-        Raises
-        ------
-        TypeError, ValueError
-            For arrays of the wrong kind or shape, NaN or infinity.
-        """
-        inputs = self._inputs(X)
-        rows, outputs = inputs.shape[0], self.network.outputs
-        jacobian = np.empty((rows, outputs, inputs.shape[1]), dtype=self.dtype)
-        for j in range(outputs):
-            unit = np.zeros((rows, outputs), dtype=self.dtype)
-            unit[:, j] = 1
-            gradient = self._vjp(inputs, self._by_raw_outputs(unit))
-            jacobian[:, j, :] = self._by_raw_inputs(gradient)
-        return jacobian
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a safetensors file, whole or not at all.
@@ -333,39 +205,6 @@ class Model:
             path,
             ModelFile(self.network, self.dtype, self.seed, weights, self.scaling, self.metadata),
         )
-
-    # Helpers.
-
-    def _data(
-        self, X: Any, y: Any, loss: Loss, sample_weight: Any
-    ) -> dict[str, NDArray[Any] | None]:
-        """The checked data tensors of a loss."""
-        inputs = self._inputs(X)
-        rows, outputs = inputs.shape[0], self.network.outputs
-        return {
-            "inputs": inputs,
-            "targets": prepare_targets(y, loss, rows, outputs, self.dtype, self.scaling),
-            "weights": as_weights(sample_weight, rows, self.dtype),
-        }
-
-    def _vjp(self, inputs: NDArray[Any], cotangents: NDArray[Any]) -> NDArray[Any]:
-        gradient = np.empty_like(inputs)
-        data = {"inputs": inputs, "cotangent": cotangents, "outputs": gradient}
-        with self._engines.run("vjp", self._parameters, data):
-            pass
-        return gradient
-
-    def _by_raw_inputs(self, gradient: NDArray[Any]) -> NDArray[Any]:
-        """Chain rule through the input scaling, in place."""
-        if self.scaling is not None:
-            gradient[...] = gradient / self.scaling.input_scale
-        return gradient
-
-    def _by_raw_outputs(self, cotangents: NDArray[Any]) -> NDArray[Any]:
-        """Chain rule through the target scaling."""
-        if self.scaling is None or self.scaling.target_scale is None:
-            return cotangents
-        return np.ascontiguousarray(cotangents * self.scaling.target_scale, dtype=self.dtype)
 
 
 def load(path: str | os.PathLike[str]) -> Model:

@@ -50,7 +50,7 @@ class TrainResult:
     samples_per_second : float
         Training rows by the time of the training passes.
     device : str
-        ``"cpu"``.
+        ``"cpu"`` or ``"cuda:N"``.
     threads : int
         1 where the work of a step was too little to divide, or other work kept the cores busy.
     history : structured array

@@ -87,7 +87,8 @@ def permute(position, rows, bits, keys):
 
     What `encipher` puts beyond the last row goes through it again.
     """
-    index = encipher(position, bits, keys)
-    while index >= rows:
+    index, is_outside = position, True
+    while is_outside:
         index = encipher(index, bits, keys)
+        is_outside = index >= rows
     return index

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from fastbp.backends.choose import resolve_device, resolve_threads
+from fastbp.backends.choose import check_device, resolve_device, resolve_threads
 from fastbp.datasets import prepare_data
 from fastbp.epochs import Callback, Run, Settings
 from fastbp.losses import Loss
@@ -88,7 +89,9 @@ def train(
         Stop when the watched loss (validation, or training without validation data) has not fallen
         for so many epochs, and put the best parameters back.
     device : str
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        ``"cpu"``, ``"cuda"`` (the first GPU), ``"cuda:N"``, or ``"auto"``: a GPU where there is one
+        and a batch is at least 20 million multiply-adds (3 times rows times parameters), else the
+        processor. The result says which it was.
     threads : int, optional
         The most threads; all by default. Results do not depend on it.
     progress : bool, optional
@@ -143,6 +146,9 @@ def train(
     training, held_out, scaling = prepare_data(
         model, X, y, sample_weight, validation, standardize, settings.loss, settings.seed
     )
+    rows = min(settings.batch_size, training.rows)
+    multiply_adds = 3 * rows * model.network.parameter_count
+    settings = replace(settings, device=resolve_device(device, multiply_adds))
     with display:  # before the engines are built: the first time, kernels are compiled
         run = Run(model, settings, training, held_out, scaling)
         return run.train(display)
@@ -169,6 +175,7 @@ def check_settings(
     for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
         if value is not None:
             finite(name, value, 0.0, open_low=True)
+    check_device(device)
     finite("l1", l1, 0.0)
     finite("l2", l2, 0.0)
     if not isinstance(shuffle, bool):
@@ -194,7 +201,7 @@ def check_settings(
         shuffle=shuffle,
         seed=positive_integer("seed", seed, low=0),
         patience=None if patience is None else positive_integer("patience", patience),
-        device=resolve_device(device),
+        device=device,
         threads=resolve_threads(threads),
         callbacks=members,
     )

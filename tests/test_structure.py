@@ -33,6 +33,7 @@ FLOORS = [
     {"backends", "backends.choose", "backends.cpu"},
     {"engines"},
     {"checkpoint"},
+    {"derivatives"},
     {"model"},
     {"datasets", "warmup"},
     {"epochs"},
@@ -149,8 +150,8 @@ def public_callables():
         if inspect.isclass(value) or inspect.isfunction(value):
             yield name, value
             if inspect.isclass(value) and value.__module__ in {"fastbp.model", "fastbp.network"}:
-                for key, member in vars(value).items():
-                    if inspect.isfunction(member) and not key.startswith("_"):
+                for key, member in inspect.getmembers(value, inspect.isfunction):
+                    if not key.startswith("_"):
                         yield f"{name}.{key}", member
 
 

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from fastbp.errors import DeviceError
+from fastbp.network import Network
 from fastbp.plan import Geometry, Plan
 from fastbp.registry import positive_integer
 
 if TYPE_CHECKING:
-    from fastbp.backends.cpu.engine import Engine
     from fastbp.backends.cpu.prediction import FewRows
 
 __all__ = [
+    "AUTO_MULTIPLY_ADDS",
     "Device",
+    "check_device",
     "compiled_kernels",
     "create_engine",
     "create_few_rows",
@@ -28,7 +30,10 @@ __all__ = [
     "resolve_threads",
 ]
 
-NO_CUDA = "this version of fastbp has no CUDA backend"
+# `device="auto"` takes a GPU for batches of so many multiply-adds: one core takes about a third of a
+# millisecond for them, and the launches of a step take some tens of microseconds. To be replaced by
+# a measurement.
+AUTO_MULTIPLY_ADDS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Device:
     Attributes
     ----------
     name : str
-        What `device=` takes: ``"cpu"`` or ``"cuda"``.
+        What `device=` takes: ``"cpu"`` or ``"cuda:N"``; ``"cuda"`` where there is none.
     available : bool
     description : str
         What it is, or why it cannot be used.
@@ -55,6 +60,9 @@ class Device:
 def devices() -> list[Device]:
     """What this machine offers, and why not where it does not.
 
+    Asking for GPUs initialises CUDA in this process, where it is installed; children that are forked
+    afterwards cannot use it.
+
     Returns
     -------
     list of Device
@@ -62,33 +70,78 @@ def devices() -> list[Device]:
     import importlib.metadata  # takes 20 ms, which a training need not wait for
 
     from fastbp.backends.cpu.processor import available_threads
+    from fastbp.backends.cuda.processor import cuda_devices
 
     threads = available_threads()
     numba = importlib.metadata.version("numba")
     description = (
         f"{platform.machine()}, {threads} thread{'s' if threads > 1 else ''}, Numba {numba}"
     )
-    return [Device("cpu", True, description), Device("cuda", False, NO_CUDA)]
+    found = [Device("cpu", True, description)]
+    reason = why_not_cuda()
+    if reason:
+        return [*found, Device("cuda", False, reason)]
+    return found + [Device(f"cuda:{i}", True, about) for i, about in cuda_devices()]
 
 
-def resolve_device(device: str) -> str:
-    """The device that a `device=` argument means.
+def why_not_cuda(ordinal: int | None = None) -> str:
+    """Why CUDA, or a GPU by its number, cannot be used; empty if it can."""
+    from fastbp.backends.cuda.processor import why_not
+
+    return why_not(ordinal)
+
+
+def check_device(device: str) -> None:
+    """Refuse what is no device, and a GPU that is not to be had.
 
     Raises
     ------
-    ValueError
-        For a name that is no device.
+    TypeError, ValueError
+        For what is no name of a device.
     DeviceError
         For a device that is not to be had, with the reason.
     """
     if not isinstance(device, str):
         raise TypeError(f"device: expected a string; got {type(device).__name__}")
-    kind, _, number = device.partition(":")
-    if kind not in {"auto", "cpu", "cuda"} or (number and (kind != "cuda" or not number.isdigit())):
+    kind, colon, number = device.partition(":")
+    is_number = number.isascii() and number.isdigit()
+    if kind not in {"auto", "cpu", "cuda"} or (colon and (kind != "cuda" or not is_number)):
         raise ValueError(f"device: expected auto, cpu, cuda or cuda:N; got {device!r}")
     if kind == "cuda":
-        raise DeviceError(f"device: cuda is not available: {NO_CUDA}")
-    return "cpu"
+        reason = why_not_cuda(int(number or 0))
+        if reason:
+            raise DeviceError(f"device: {device} is not available: {reason}")
+
+
+def resolve_device(device: str, multiply_adds: int = 0) -> str:
+    """The device that a `device=` argument means: ``"cpu"`` or ``"cuda:N"``.
+
+    ``"auto"`` means the first GPU for batches of at least `AUTO_MULTIPLY_ADDS` multiply-adds, if
+    there is one that can be used, and the processor otherwise.
+
+    Parameters
+    ----------
+    device : str
+    multiply_adds : int
+        Of a batch: rows times parameters, for each pass over the layers.
+
+    Raises
+    ------
+    TypeError, ValueError, DeviceError
+        As `check_device`.
+    """
+    check_device(device)
+    if device == "auto":
+        wins = multiply_adds >= AUTO_MULTIPLY_ADDS
+        return "cuda:0" if wins and not why_not_cuda(0) else "cpu"
+    return "cuda:0" if device == "cuda" else device
+
+
+def cuda_device(name: str) -> Any:
+    """The GPU that a resolved name means."""
+    from fastbp.backends.cuda.device import device
+
+    return device(int(name.partition(":")[2]))
 
 
 def resolve_threads(threads: int | None) -> int:
@@ -112,8 +165,15 @@ def resolve_threads(threads: int | None) -> int:
     return number
 
 
-def geometry(device: str) -> Geometry:
-    """The shapes by which a device's plans are laid out."""
+def geometry(
+    device: str, network: Network | None = None, dtype: str = "float32"
+) -> Geometry:
+    """The shapes by which a device's plans of a network are laid out."""
+    if device.startswith("cuda"):
+        from fastbp.backends.cuda import tuning
+
+        assert network is not None
+        return tuning.geometry(network, dtype)
     from fastbp.backends.cpu.tuning import GEOMETRY
 
     return GEOMETRY
@@ -123,10 +183,10 @@ def create_engine(
     plan: Plan,
     device: str = "cpu",
     threads: int | None = None,
-    shared: Mapping[str, Engine] | None = None,
+    shared: Mapping[str, Any] | None = None,
     *,
     parallel: bool | None = None,
-) -> Engine:
+) -> Any:
     """The engine that runs a plan on a device.
 
     Parameters
@@ -141,6 +201,10 @@ def create_engine(
     parallel : bool, optional
         Overrides the engine's own rule.
     """
+    if device.startswith("cuda"):
+        from fastbp.backends.cuda.engine import Engine as CudaEngine
+
+        return CudaEngine(plan, cuda_device(device), shared=shared)
     from fastbp.backends.cpu.engine import Engine
 
     return Engine(plan, resolve_threads(threads), shared=shared, parallel=parallel)

@@ -137,4 +137,5 @@ def build_plan(
         tiles=tuple(weight_pass.tiles),
         clip_norm=clip_norm,
         multiply_adds=batch_rows * network.parameter_count * passes,
+        shares=weight_pass.shares,
     )

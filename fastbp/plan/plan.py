@@ -14,6 +14,13 @@ __all__ = ["ITEM_BYTES", "Geometry", "Plan", "Slab", "Step", "Tensor", "Tile"]
 ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8}
 
 
+WAYS = {
+    "resident": "one launch trains many batches",
+    "fused": "the propagation pass is one kernel, its rows in shared memory through all layers",
+    "layered": "a kernel for each step",
+}
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The numbers by which a backend shapes a plan.
@@ -37,6 +44,17 @@ class Geometry:
     lane_rows : int
         Batches of so many rows lie in lanes where that is less work; 0 for none. It settles the
         order of sums, and so the last bits of a result, which no other of these numbers does.
+    blocks : int
+        Blocks of threads that a pass is divided into, if it can be, on a device that runs a grid of
+        them; 0 on a processor. A grid needs no weight turned, finishes all gradients before the
+        updates, and cuts the rows that they are summed over into shares. The shares settle an
+        order of sums too.
+    share_rows : int
+        Rows that a share has at least.
+    fused_columns : int
+        Networks no wider than this go through the propagation pass in one kernel.
+    resident_multiply_adds : int
+        Batches of so few multiply-adds are trained many in one launch.
     """
 
     alignment: int
@@ -47,6 +65,15 @@ class Geometry:
     segment_rows: int
     near_bytes: int
     lane_rows: int
+    blocks: int = 0
+    share_rows: int = 0
+    fused_columns: int = 0
+    resident_multiply_adds: int = 0
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether it is that of a device that runs grids of blocks of threads."""
+        return self.blocks > 0
 
 
 @dataclass(frozen=True)
@@ -139,6 +166,8 @@ class Plan:
         With it, all gradients are computed before the first update.
     multiply_adds : int
         Of a full batch, about; what the choice between serial and parallel goes by.
+    shares : int
+        That the rows of a segment are cut into when gradients are summed.
     """
 
     network: Network
@@ -161,6 +190,18 @@ class Plan:
     reduce_tiles: Step | None
     clip_norm: float | None
     multiply_adds: int
+    shares: int = 1
+
+    @property
+    def way(self) -> str:
+        """How a grid of blocks runs a step: ``resident``, ``fused`` or ``layered``; else ``""``."""
+        geometry = self.geometry
+        if not geometry.is_grid:
+            return ""
+        if max(self.network.sizes[1:]) > geometry.fused_columns:
+            return "layered"
+        is_small = self.multiply_adds <= geometry.resident_multiply_adds
+        return "resident" if is_small and self.purpose == "train" else "fused"
 
     @property
     def row_block(self) -> int:
@@ -186,6 +227,7 @@ class Plan:
             f"dtype {self.dtype}, batches of up to {self.batch_rows} rows in segments of "
             f"{self.segment_rows} and blocks of {self.row_block}, "
             f"{self.multiply_adds:,} multiply-adds a batch",
+            *([f"{self.way}: {WAYS[self.way]}"] if self.way else []),
             "",
             *table(
                 ("tensor", "slab", "shape", "padded", "offset"),

@@ -113,13 +113,16 @@ class PlanBuilder:
         return weight in self.thin
 
     def add_parameters(self) -> None:
-        """Lay out the parameters, each weight the way round that suits it.
+        """Lay out the parameters, each weight the way round that suits it; as users see it on a grid.
 
         The forward pass of a turned layer that is not thin needs its weight as (inputs, units) too.
         That copy lies with the parameters, because plans that share them share it.
         """
         for name, specification in self.network.parameters():
             rows, columns = specification.matrix_shape
+            if self.geometry.is_grid:
+                self.add(name, "parameters", rows, columns)
+                continue
             if specification.is_weight and self.has_thin_sums(rows, columns):
                 self.thin.add(name)
             elif not specification.is_weight or not self.has_fewer_lines_turned(rows, columns):

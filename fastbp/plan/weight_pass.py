@@ -21,6 +21,7 @@ class WeightPass:
     steps: list[Step] = field(default_factory=list)
     tiles: list[Tile] = field(default_factory=list)
     sums: int = 0  # places in tile_norm and tile_penalty that are taken
+    shares: int = 1  # that the rows are cut into
 
 
 # Panels whose tiles take turns, so that the rows of A that one tile read serve the next ones.
@@ -37,6 +38,8 @@ def tile_rows(builder: PlanBuilder, parameter: str) -> int:
     Half a panel of the inputs, where there would be only a few tiles.
     """
     panel, tensor = builder.panel, builder.tensors[parameter]
+    if builder.geometry.is_grid:  # a square tile of a panel; one panel of a bias
+        return panel if builder.is_weight(parameter) else 1
     if not builder.is_weight(parameter):
         return max(builder.geometry.tile_elements // panel, 1)
     if builder.in_lanes:  # each element is work; transposed copies are made in whole lines
@@ -61,6 +64,15 @@ def tiles_of(builder: PlanBuilder, parameter: str, height: int) -> Iterator[tupl
                 yield start + row, start + min(row + height, tensor.rows)
 
 
+def shares_of_rows(builder: PlanBuilder, tiles: int) -> int:
+    """Shares that the rows are cut into, so that tiles times shares are enough blocks."""
+    geometry = builder.geometry
+    if not geometry.is_grid:
+        return 1
+    most = max(builder.segment_rows // geometry.share_rows, 1)
+    return min(-(-geometry.blocks // tiles), most)
+
+
 def add_weight_pass(
     builder: PlanBuilder,
     optimizer: Optimizer | None,
@@ -77,7 +89,7 @@ def add_weight_pass(
     heights = {name: tile_rows(builder, name) for name in names}
     spans = {name: list(tiles_of(builder, name, heights[name])) for name in names}
     total = sum(len(found) for found in spans.values())
-    result = WeightPass()
+    result = WeightPass(shares=shares_of_rows(builder, total))
     if optimizer is not None:
         builder.add_vector("tile_norm", "tile_sums", total, "float64")
         builder.add_vector("tile_penalty", "tile_sums", total, "float64")
@@ -94,7 +106,7 @@ def add_weight_pass(
     for i, layer in enumerate(builder.network.layers):
         layer.add_gradients(builder, i)
     in_one = builder.segment_rows == builder.batch_rows and not builder.in_lanes
-    at_once = optimizer is not None and not split and in_one
+    at_once = optimizer is not None and not split and in_one and not builder.geometry.is_grid
     done: set[str] = set()
     for name in names:
         if name in done:
@@ -195,6 +207,9 @@ def add_gradient(
     kind, inputs, delta = builder.gradients[name]
     tensor = builder.tensors[name]
     gradient = builder.add(f"{name}.gradient", "gradients", tensor.rows, tensor.columns)
+    if result.shares > 1:
+        copies = (result.shares - 1) * tensor.rows
+        builder.add(f"{name}.gradient.shares", "gradients", copies, tensor.columns)
     # Without an optimizer nobody wants the sums of the tiles, and there are no penalties.
     sums = [builder.absent() if optimizer is None else t for t in ("tile_norm", "tile_penalty")]
     tensors = [gradient, *sums]

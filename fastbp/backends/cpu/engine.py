@@ -194,6 +194,10 @@ class Engine:
             self.bind(name, None)
         self.bound.clear()
 
+    def close(self) -> None:
+        """Let go of all that is bound; the memory goes with the engine."""
+        self.release()
+
     # Parameters.
 
     def fill_slots(self) -> None:

@@ -1,0 +1,404 @@
+"""Compiling kernels to machine code: the only module that touches numba-cuda-mlir.
+
+It gives the words of `language` and of `fastbp.elementary` their meaning on the device, turns plain
+Python functions into device functions, and emits a cubin for a named architecture; no driver and no
+GPU are needed. Imported where the cache has no code, and only there.
+
+Pointers are LLVM's, so an index costs no wrap-around. Which memory a pointer leads to is inferred
+once everything is inlined: `as_pointer` says global, `shared_memory` says shared, and every load and
+store of the result says so too.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numba_cuda_mlir.tools as toolkit
+from numba_cuda_mlir import cuda, extending, types
+from numba_cuda_mlir._mlir import ir
+from numba_cuda_mlir._mlir.dialects import arith, gpu, llvm, memref, nvvm
+from numba_cuda_mlir._mlir.dialects import math as mathematics
+from numba_cuda_mlir._mlir.extras import types as T
+from numba_cuda_mlir.lowering_utilities import constant as mlir_constant
+from numba_cuda_mlir.lowering_utilities import convert, try_extract_constant
+
+from fastbp import elementary
+from fastbp.backends.cuda import language
+from fastbp.backends.cuda.elementary import make_sine
+from fastbp.backends.cuda.functions import Functions
+
+__all__ = ["compile_cubin", "number_type"]
+
+GLOBAL, SHARED = 1, 3  # LLVM's address spaces
+DYNAMIC = -2147483648  # an index of getelementptr that is not a constant
+VECTOR_BITS = 128
+NUMBER_TYPES = {"float32": types.float32, "float64": types.float64, "int64": types.int64}
+
+
+def number_type(dtype: str) -> Any:
+    """The compiler's type for ``float32``, ``float64`` or ``int64``."""
+    return NUMBER_TYPES[dtype]
+
+
+# The words. Code is emitted for a word where it stands, which costs the compiler a fraction of what
+# a function of its own would.
+
+INTEGER, FLOAT, NUMBER, POINTER = types.Integer, types.Float, types.Number, types.CPointer
+
+
+def word(function: Any, result: Callable[..., Any], *kinds: Any) -> Callable[..., Any]:
+    """Give a word its type and its code.
+
+    `result` makes the type from those of the arguments, of the given kinds; the decorated function
+    gets the compiler, those types and the values, and returns the value.
+    """
+
+    def register(emit: Any) -> Any:
+        extending.type_callable(function)(lambda context: result)
+
+        @extending.lower_builtin(function, *kinds)
+        def lower(builder: Any, target: Any, arguments: Any, keywords: Any) -> None:
+            values = builder.load_vars(arguments) if arguments else []
+            given = [builder.get_numba_type(argument) for argument in arguments]
+            builder.store_var(target, emit(builder, given, *values))
+
+        return emit
+
+    return register
+
+
+def nothing(*kinds: Any) -> Any:
+    return types.none
+
+
+def number(*kinds: Any) -> Any:
+    return types.int64
+
+
+def first(kind: Any, *others: Any) -> Any:
+    return kind
+
+
+def pointer_to_last(*kinds: Any) -> Any:
+    return types.CPointer(kinds[-1].instance_type)
+
+
+def long(value: Any) -> Any:
+    """A value, of the compiler or known, as a number of 64 bits."""
+    return mlir_constant(value, T.i64()) if isinstance(value, int) else convert(value, T.i64())
+
+
+def pointer_type() -> Any:
+    return llvm.PointerType.get()
+
+
+def element_address(builder: Any, kind: Any, pointer: Any, index: Any) -> Any:
+    storage = builder.get_storage_type(kind.dtype)
+    return llvm.getelementptr(pointer_type(), pointer, [long(index)], [DYNAMIC], storage, None)
+
+
+def index_plus(base: Any, step: Any, count: int) -> Any:
+    """base + step * count, with the count known."""
+    return base if count == 0 else arith.addi(base, arith.muli(step, long(count)))
+
+
+def storage_vector(builder: Any, pointer: Any) -> tuple[Any, int]:
+    """The vector of 16 bytes for a pointer's kind, and how many numbers it has."""
+    numbers = VECTOR_BITS // pointer.dtype.bitwidth
+    return ir.VectorType.get([numbers], builder.get_storage_type(pointer.dtype)), numbers
+
+
+def supply_special_registers() -> None:
+    """Who a thread is."""
+    for function, name in (
+        (language.thread, "tid"),
+        (language.threads, "ntid"),
+        (language.block, "ctaid"),
+        (language.blocks, "nctaid"),
+    ):
+        read = getattr(nvvm, f"read_ptx_sreg_{name}_x")
+        word(function, number)(lambda builder, kinds, read=read: long(read()))
+
+
+def supply_divisions() -> None:
+    """Division of non-negative integers of 31 bits."""
+    for function, divide in ((language.quotient, arith.divui), (language.remainder, arith.remui)):
+
+        @word(function, number, INTEGER, INTEGER)
+        def emit(builder: Any, kinds: Any, a: Any, b: Any, divide: Any = divide) -> Any:
+            return arith.extui(T.i64(), divide(convert(a, T.i32()), convert(b, T.i32())))
+
+
+supply_special_registers()
+supply_divisions()
+
+
+@word(language.barrier, nothing)
+def barrier(builder: Any, kinds: Any) -> None:
+    gpu.barrier()
+
+
+@word(language.as_pointer, pointer_to_last, INTEGER, types.Any)
+def as_pointer(builder: Any, kinds: Any, address: Any, kind: Any) -> Any:
+    in_global = llvm.inttoptr(res=llvm.PointerType.get(GLOBAL), arg=long(address))
+    return llvm.addrspacecast(pointer_type(), in_global)
+
+
+@word(language.shared_memory, pointer_to_last, types.Any)
+def shared_memory(builder: Any, kinds: Any, kind: Any) -> Any:
+    space = ir.Attribute.parse("#gpu.address_space<workgroup>")
+    sizes = [ir.ShapedType.get_dynamic_size()]
+    memory = gpu.dynamic_shared_memory(ir.MemRefType.get(sizes, T.i8(), memory_space=space))
+    index = arith.index_cast(T.i64(), memref.extract_aligned_pointer_as_index(memory))
+    # Through an instruction that the optimizer does not look into: it takes the memory for an
+    # object of one byte, with which nothing larger could overlap.
+    address = llvm.inline_asm(T.i64(), [index], "mov.u64 $0, $1;", "=l,l")
+    in_shared = llvm.inttoptr(res=llvm.PointerType.get(SHARED), arg=address)
+    return llvm.addrspacecast(pointer_type(), in_shared)
+
+
+@word(language.offset, first, POINTER, INTEGER)
+def offset(builder: Any, kinds: Any, pointer: Any, elements: Any) -> Any:
+    return element_address(builder, kinds[0], pointer, elements)
+
+
+@word(language.registers, pointer_to_last, INTEGER, types.Any)
+def registers(builder: Any, kinds: Any, count: Any, kind: Any) -> Any:
+    storage = builder.get_storage_type(kinds[1].instance_type)
+    elements = long(try_extract_constant(count))
+    return llvm.alloca(pointer_type(), elements, storage, alignment=16)
+
+
+@word(language.fill, nothing, POINTER, INTEGER, types.Any, INTEGER)
+def fill(builder: Any, kinds: Any, target: Any, index: Any, value: Any, count: Any) -> None:
+    begin, one = long(index), long(1)
+    stored = convert(value, builder.get_storage_type(kinds[0].dtype))
+    for i in range(try_extract_constant(count)):
+        llvm.store(stored, element_address(builder, kinds[0], target, index_plus(begin, one, i)))
+
+
+# What follows is written out here: as Python loops, 64 statements take the compiler ten seconds.
+
+
+@word(language.load_vectors, nothing, POINTER, INTEGER, POINTER, *[INTEGER] * 3)
+def load_vectors(builder: Any, kinds: Any, *values: Any) -> None:
+    target, index, source, place, apart, count = values
+    kind, numbers = storage_vector(builder, kinds[0])
+    begin, step = long(place), long(apart)
+    register = try_extract_constant(index)
+    for j in range(try_extract_constant(count)):
+        origin = element_address(builder, kinds[2], source, index_plus(begin, step, j))
+        loaded = llvm.load(kind, origin, alignment=VECTOR_BITS // 8)
+        for q in range(numbers):
+            value = llvm.extractelement(loaded, long(q))
+            llvm.store(value, element_address(builder, kinds[0], target, register))
+            register += 1
+
+
+@word(language.store_vectors, nothing, POINTER, *[INTEGER] * 3, POINTER, *[INTEGER] * 3)
+def store_vectors(builder: Any, kinds: Any, *values: Any) -> None:
+    target, place, apart, row_apart, source, index, rows, count = values
+    kind, numbers = storage_vector(builder, kinds[0])
+    storage = builder.get_storage_type(kinds[0].dtype)
+    begin, step, row_step = long(place), long(apart), long(row_apart)
+    register, wide = try_extract_constant(index), try_extract_constant(count)
+    for i in range(try_extract_constant(rows)):
+        for j in range(wide):
+            packed = llvm.UndefOp(kind).result
+            for q in range(numbers):
+                value = llvm.load(storage, element_address(builder, kinds[4], source, register))
+                packed = llvm.insertelement(packed, value, long(q))
+                register += 1
+            end = index_plus(index_plus(begin, row_step, i), step, j)
+            goal = element_address(builder, kinds[0], target, end)
+            llvm.store(packed, goal, alignment=VECTOR_BITS // 8)
+
+
+@word(
+    language.outer_product, nothing, POINTER, POINTER, INTEGER, INTEGER, POINTER, INTEGER, INTEGER
+)
+def outer_product(builder: Any, kinds: Any, *values: Any) -> None:
+    sums, left, place, stride, right, rows, columns = values
+    kind = builder.get_storage_type(kinds[0].dtype)
+    high, wide = try_extract_constant(rows), try_extract_constant(columns)
+    step, begin = try_extract_constant(stride), long(place)
+    factors = [llvm.load(kind, element_address(builder, kinds[4], right, j)) for j in range(wide)]
+    for i in range(high):
+        origin = element_address(builder, kinds[1], left, arith.addi(begin, long(i * step)))
+        value = llvm.load(kind, origin)
+        for j, factor in enumerate(factors):
+            target = element_address(builder, kinds[0], sums, i * wide + j)
+            llvm.store(mathematics.fma(value, factor, llvm.load(kind, target)), target)
+
+
+@word(language.float_bits, number, FLOAT)
+def float_bits(builder: Any, kinds: Any, value: Any) -> Any:
+    if kinds[0].bitwidth == 64:
+        return arith.bitcast(T.i64(), value)
+    return arith.extsi(T.i64(), arith.bitcast(T.i32(), value))
+
+
+@word(language.shuffle_xor, first, NUMBER, INTEGER)
+def shuffle_xor(builder: Any, kinds: Any, value: Any, mask: Any) -> Any:
+    # Not the compiler's own shuffle, which sends numbers of 64 bits rounded to 32.
+    everyone, last = mlir_constant(0xFFFFFFFF, T.i32()), mlir_constant(31, T.i32())
+    distance, storage = convert(mask, T.i32()), value.type
+
+    def shuffle(part: Any) -> Any:
+        return nvvm.shfl_sync(everyone, part, distance, last, nvvm.ShflKind.bfly)
+
+    if kinds[0].bitwidth == 32:
+        return shuffle(value)
+    bits = value if storage == T.i64() else arith.bitcast(T.i64(), value)
+    low = shuffle(arith.trunci(T.i32(), bits))
+    high = shuffle(arith.trunci(T.i32(), arith.shrui(bits, long(32))))
+    bits = arith.ori(arith.extui(T.i64(), low), arith.shli(arith.extui(T.i64(), high), long(32)))
+    return bits if storage == T.i64() else arith.bitcast(storage, bits)
+
+
+# The functions that laws may call.
+
+
+def real(kind: Any, *others: Any) -> Any:
+    """The type of the first argument, if it is real."""
+    return kind if isinstance(kind, FLOAT) else None
+
+
+def emit_as_first(operation: Any) -> Any:
+    """Code that brings all arguments to the type of the first one."""
+
+    def emit(builder: Any, kinds: Any, *values: Any) -> Any:
+        storage = builder.get_storage_type(kinds[0])
+        return operation(*[convert(value, storage) for value in values])
+
+    return emit
+
+
+for _name in ("exp", "expm1", "log", "log1p", "tanh", "erf", "sqrt"):
+    word(getattr(elementary, _name), real, FLOAT)(emit_as_first(getattr(mathematics, _name)))
+for _function in (language.fma, elementary.multiply_add):
+    word(_function, real, FLOAT, NUMBER, NUMBER)(emit_as_first(mathematics.fma))
+
+
+@word(elementary.constant, lambda value, like: real(like), NUMBER, FLOAT)
+def constant(builder: Any, kinds: Any, value: Any, like: Any) -> Any:
+    return convert(value, builder.get_storage_type(kinds[1]), signed=True)
+
+
+overload = functools.partial(extending.overload, typing_registry=extending.typing_registry)
+
+
+@functools.cache
+def sine(kind: Any, is_cosine: bool) -> Any:
+    return functions.rebound(make_sine(str(kind), kind, is_cosine))
+
+
+@overload(elementary.sin)
+def sin(x):
+    return sine(x, False) if isinstance(x, FLOAT) else None
+
+
+@overload(elementary.cos)
+def cos(x):
+    return sine(x, True) if isinstance(x, FLOAT) else None
+
+
+# Overloads are written without early returns, which the compiler's optimizer does not always
+# come to an end with in functions of this kind.
+
+
+@overload(language.grid_barrier)
+def grid_barrier():
+    return lambda: cuda.cg.this_grid().sync()
+
+
+@overload(elementary.power)
+def power(x, y):
+    return lambda x, y: math.pow(x, y)
+
+
+@overload(elementary.sigmoid)
+def sigmoid(x):
+    kind = x
+
+    def implementation(x):
+        decayed = math.exp(-abs(x))
+        share = kind(1.0) / (kind(1.0) + decayed)
+        return share if x >= kind(0.0) else decayed * share
+
+    return implementation
+
+
+@overload(elementary.sign)
+def sign(x):
+    kind = x
+
+    def implementation(x):
+        below = kind(-1.0) if x < kind(0.0) else x
+        return kind(1.0) if x > kind(0.0) else below
+
+    return implementation
+
+
+def device_function(function: Any) -> Any:
+    """A device function, compiled under the name by which its callers will ask for it.
+
+    The compiler would compile it without a name, to learn its type, and once more with the name.
+    """
+    dispatcher = cuda.jit(function, device=True)
+    compile_callee = dispatcher._compile_device_callee
+
+    def compile_named(signature: Any, abi_name: str | None = None) -> Any:
+        if abi_name is None:
+            name = f"{dispatcher.py_func.__qualname__}_{id(dispatcher)}"
+            given = [kind for kind in signature if not isinstance(kind, types.Omitted)]
+            abi_name = toolkit.generate_mangled_name(name, given)
+        return compile_callee(signature, abi_name=abi_name)
+
+    dispatcher._compile_device_callee = compile_named
+    return dispatcher
+
+
+functions = Functions(device_function)
+
+
+def compile_cubin(
+    function: Any, parameters: int, chip: str, threads: int, blocks: int, name: str | None = None
+) -> tuple[bytes, str]:
+    """The machine code of a kernel, and the name of the kernel in it.
+
+    Parameters
+    ----------
+    function : callable
+        A plain Python function of int64 numbers.
+    parameters : int
+        How many.
+    chip : str
+        ``"sm_90"``.
+    threads, blocks : int
+        Threads of a block, and how many blocks a multiprocessor is to hold: the bounds within
+        which the compiler gives out registers.
+    name : str, optional
+        That the kernel is to have.
+    """
+    major, minor = divmod(int(chip.removeprefix("sm_")), 10)
+    # The compiler asks the driver for the GPU's architecture even where one is named.
+    toolkit._cached_cc = (major, minor)
+    cubin = cuda.compile_cubin(
+        functions.rebound(function),
+        types.void(*[types.int64] * parameters),
+        chip=chip,
+        launch_bounds=(threads, blocks),
+        abi_info={"abi_name": name} if name else {},
+    )
+    return cubin, entry_name(cubin)
+
+
+def entry_name(cubin: bytes) -> str:
+    """The name of the only kernel: the one that has a section of parameters."""
+    marker = b".nv.constant0."
+    begin = cubin.index(marker) + len(marker)
+    return cubin[begin : cubin.index(b"\0", begin)].decode()

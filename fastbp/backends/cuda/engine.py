@@ -1,0 +1,386 @@
+"""A plan bound to a GPU: device memory, tables, and the launches of its batches."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbp import shuffle
+from fastbp.backends.contract import Batch, Scalar, Status
+from fastbp.backends.cuda.buffers import Buffers
+from fastbp.backends.cuda.job import Job, Tiles
+from fastbp.backends.cuda.pace import Pace
+from fastbp.backends.cuda.program import Program
+from fastbp.backends.cuda.tuning import THREADS
+from fastbp.plan import Plan, Step
+
+__all__ = ["Engine"]
+
+OUTPUT = "data.outputs"  # the data tensor that is written
+
+
+class Engine:
+    """Runs a plan on a GPU.
+
+    Parameters
+    ----------
+    plan : Plan
+    device : Device
+    shared : mapping of str to Engine
+        Slabs that lie in another engine's buffers.
+
+    Raises
+    ------
+    DeviceError
+        If the plan needs more memory than the device has free.
+    """
+
+    def __init__(
+        self, plan: Plan, device: Any, *, shared: Mapping[str, Engine] | None = None
+    ) -> None:
+        self.plan, self.device = plan, device
+        self.program = Program(plan, device.shared_bytes)
+        self.arguments: list[int] = []
+        self.data_positions: dict[str, list[int]] = {}
+        self.arrays: dict[str, NDArray[Any]] = {}  # what data tensors are bound to
+        self.memory: dict[str, tuple[int, int]] = {}  # their device memory: address, bytes
+        self.batch_rows = plan.batch_rows
+        self.buffers = Buffers(
+            plan,
+            device,
+            self.table_sizes(),
+            {name: engine.buffers for name, engine in (shared or {}).items()},
+        )
+        self.rates_memory = (0, 0)
+        self.scalars = np.zeros(int(Scalar.COUNT))
+        self.batch = np.zeros(int(Batch.COUNT), dtype=np.int64)
+        self.job = np.zeros(int(Job.COUNT), dtype=np.int64)
+        self.pace = Pace()
+        self.graph: Any = None
+        self.build_tables()
+        self.fill_slots()
+        self.handles = {launch: device.function(launch.entry) for launch in self.program.batch}
+        self.grids = {launch: self.grid_of(launch) for launch in self.program.batch}
+
+    # Tables.
+
+    def steps(self) -> list[Step]:
+        """Every step of the plan that has arguments, once."""
+        plan = self.plan
+        once = [step for step in (plan.reduce_loss, plan.begin, plan.reduce_tiles) if step]
+        return [step for step, *_ in self.program.steps] + once + list(plan.weight_steps)
+
+    def table_sizes(self) -> dict[str, int]:
+        """Bytes of the tables that lie beside the slabs."""
+        numbers = sum(3 * len(step.tensors) + len(step.sizes) for step in self.steps())
+        return {
+            "table.arguments": 8 * numbers,
+            "table.program": 8 * 5 * len(self.program.steps),
+            "table.tiles": 8 * int(Tiles.COUNT) * max(len(self.plan.tiles), 1),
+            "table.job": 8 * int(Job.COUNT),
+            "table.clip_norm": 8,
+        }
+
+    def build_tables(self) -> None:
+        """Fill the tables, and send them to the device."""
+        plan, addresses = self.plan, self.buffers.addresses
+        starts = {}
+        for step in self.steps():
+            starts[id(step)] = addresses["table.arguments"] + 8 * self.add_arguments(step)
+        self.argument_table = np.array(self.arguments, dtype=np.int64)
+        program = [
+            (number, starts[id(step)], source, target, shares)
+            for step, number, source, target, shares in self.program.steps
+        ]
+        self.device.upload(addresses["table.program"], np.array(program, dtype=np.int64))
+        rows = []
+        for tile in plan.tiles:
+            steps = plan.weight_steps[tile.gradient_begin : tile.update_end]
+            by_name = {step.kernel: starts[id(step)] for step in steps}
+            is_bias = "dense_bias_gradient" in by_name
+            gradient = by_name["dense_bias_gradient" if is_bias else "dense_weight_gradient"]
+            others = (by_name.get("update_parameters", 0), by_name.get("transpose_weight", 0))
+            rows.append((int(is_bias), gradient, *others, tile.first_row, tile.last_row))
+        if rows:
+            self.device.upload(addresses["table.tiles"], np.array(rows, dtype=np.int64))
+        bound = np.array([np.inf if plan.clip_norm is None else plan.clip_norm])
+        self.device.upload(addresses["table.clip_norm"], bound)
+        for place, value in {
+            Job.BATCH_ROWS: plan.batch_rows,
+            Job.SEGMENT_ROWS: plan.segment_rows,
+            Job.SEGMENTS: self.program.segments,
+            Job.PROGRAM: addresses["table.program"],
+            Job.STEPS: len(program),
+            Job.TILES: addresses["table.tiles"],
+            Job.TILE_COUNT: len(rows),
+            Job.SHARES: plan.shares,
+            Job.BATCH: self.buffers.address("batch"),
+            Job.SCALARS: self.buffers.address("scalars"),
+            Job.CLIP_NORM: addresses["table.clip_norm"],
+            Job.REDUCE_LOSS: starts.get(id(plan.reduce_loss), 0),
+            Job.BEGIN_STEP: starts.get(id(plan.begin), 0),
+            Job.REDUCE_TILES: starts.get(id(plan.reduce_tiles), 0),
+            Job.STRIDE: self.program.stride,
+            Job.STAGING: self.program.staging,
+        }.items():
+            self.job[place] = value
+        self.send_arguments()
+
+    def add_arguments(self, step: Step) -> int:
+        """Append a step's row of arguments; return where it starts."""
+        start = len(self.arguments)
+        for name in step.tensors:
+            tensor = self.buffers.tensors[name]
+            if tensor.slab == "data":
+                self.data_positions.setdefault(name, []).append(len(self.arguments))
+                self.arguments += [0, 0, 0]
+            else:
+                self.arguments += [self.buffers.address(name), tensor.rows, tensor.padded_columns]
+        self.arguments += step.sizes
+        return start
+
+    def send_arguments(self) -> None:
+        """Copy the table of arguments to the device."""
+        self.device.upload(self.buffers.addresses["table.arguments"], self.argument_table)
+
+    def grid_of(self, launch: Any) -> int:
+        """How many blocks a launch has: as many as can meet, where they wait for one another."""
+        if not launch.cooperative:
+            return int(launch.grid)
+        handle = self.handles[launch]
+        most = self.device.most_blocks(handle, THREADS, self.program.bytes_of_shared)
+        return int(min(launch.grid, most))
+
+    # Data.
+
+    def bind(self, name: str, array: NDArray[Any] | None) -> None:
+        """Copy a data tensor to the device, and point its arguments there; or at nothing."""
+        if name not in self.data_positions:
+            return
+        entry = [0, 0, 0]
+        if array is not None:
+            columns = array.shape[1] if array.ndim == 2 else 1
+            entry = [self.memory_for(name, array.nbytes), array.shape[0], columns]
+            self.arrays[name] = array
+            if name != OUTPUT:
+                self.device.upload(entry[0], array)
+        for position in self.data_positions[name]:
+            self.argument_table[position : position + 3] = entry
+        self.send_arguments()
+
+    def memory_for(self, name: str, nbytes: int) -> int:
+        """Device memory for a data tensor, kept for the next one of no greater size."""
+        address, held = self.memory.get(name, (0, 0))
+        if held < nbytes:
+            if held:
+                del self.memory[name]
+                self.device.free(address)
+            address = self.device.allocate(nbytes)
+            self.memory[name] = (address, nbytes)
+        return address
+
+    def release(self) -> None:
+        """Let go of the arrays that data tensors point at, and of their device memory."""
+        for name in list(self.arrays):
+            self.bind(name, None)
+        self.arrays.clear()
+        for address, _ in self.memory.values():
+            self.device.free(address)
+        self.memory.clear()
+
+    def close(self) -> None:
+        """Give all device memory back; the engine is of no use afterwards."""
+        self.release()
+        if self.rates_memory[0]:
+            self.device.free(self.rates_memory[0])
+        self.rates_memory = (0, 0)
+        self.graph = None
+        self.buffers.close()
+
+    # Parameters.
+
+    def fill_slots(self) -> None:
+        """Give the optimizer's slots their initial values, if these are not zero."""
+        optimizer = self.plan.begin.law if self.plan.begin else None
+        if optimizer is None or not any(map(optimizer.initial_slot, optimizer.slots)):
+            return
+        slab = self.buffers.download_slab("slots")
+        for name, _ in self.plan.network.parameters():
+            for slot in optimizer.slots:
+                value = np.array(optimizer.initial_slot(slot))
+                self.buffers.write(f"{name}.{slot}", slab, value)
+        self.device.upload(self.buffers.addresses["slots"], slab)
+
+    def load_parameters(self, flat: NDArray[Any]) -> None:
+        """Copy a flat parameter vector to the device, and its transposed copies."""
+        slabs = {
+            name: np.zeros(self.buffers.lengths[name], self.buffers.kinds[name])
+            for name in ("parameters", "transposed")
+            if name in self.buffers.lengths
+        }
+        for name, matrix in self.matrices_of(flat):
+            self.buffers.write(name, slabs["parameters"], matrix)
+            if f"{name}.transposed" in self.buffers.tensors:
+                self.buffers.write(f"{name}.transposed", slabs["transposed"], matrix.T)
+        for name, slab in slabs.items():
+            self.device.upload(self.buffers.addresses[name], slab)
+
+    def snapshot(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """A copy of the slab of the parameters in host memory; into `out`, if given."""
+        return self.buffers.download_slab("parameters", out)
+
+    def store_parameters(self, flat: NDArray[Any], snapshot: NDArray[Any] | None = None) -> None:
+        """Copy the parameters, or those of a snapshot, into a flat vector."""
+        slab = self.snapshot() if snapshot is None else snapshot
+        for name, matrix in self.matrices_of(flat):
+            self.read(name, slab, matrix)
+
+    def store_gradient(self, flat: NDArray[Any]) -> None:
+        """Copy the gradient into a flat vector."""
+        slab = self.buffers.download_slab("gradients")
+        for name, matrix in self.matrices_of(flat):
+            self.read(f"{name}.gradient", slab, matrix)
+
+    def read(self, name: str, slab: NDArray[Any], matrix: NDArray[Any]) -> None:
+        """Copy a tensor out of a host copy of its slab."""
+        for column, panel in self.buffers.panels(name, slab):
+            part = matrix[:, column : column + panel.shape[1]]
+            part[...] = panel[:, : part.shape[1]]
+
+    @functools.cached_property
+    def blocks(self) -> list[tuple[str, slice, tuple[int, int]]]:
+        """For every parameter tensor: name, place in a flat vector, shape."""
+        found, start = [], 0
+        for name, specification in self.plan.network.parameters():
+            place = slice(start, start + specification.size)
+            found.append((name, place, specification.matrix_shape))
+            start = place.stop
+        return found
+
+    def matrices_of(self, flat: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Every parameter tensor's name, and a view of a flat vector in the tensor's shape."""
+        for name, place, shape in self.blocks:
+            yield name, flat[place].reshape(shape)
+
+    # Running.
+
+    def begin_epoch(
+        self,
+        data_rows: int,
+        *,
+        shuffle_seed: int | None = None,
+        epoch: int = 0,
+        learning_rates: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Set what is constant during an epoch and clear its sums.
+
+        Parameters
+        ----------
+        data_rows : int
+        shuffle_seed : int, optional
+            Visit the rows in the order of `fastbp.shuffle` for this seed and `epoch`.
+        learning_rates : array of float64, optional
+            One for each batch of the epoch.
+        """
+        batch = self.batch
+        batch[Batch.DATA_ROWS] = data_rows
+        batch[Batch.SHUFFLE] = int(shuffle_seed is not None)
+        if shuffle_seed is not None:
+            batch[Batch.BITS] = shuffle.index_bits(data_rows)
+            self.buffers.upload("keys", shuffle.round_keys(shuffle_seed, epoch))
+        if learning_rates is not None:
+            self.send_rates(learning_rates)
+        sums = [
+            Scalar.LOSS_SUM,
+            Scalar.NORM_SUM,
+            Scalar.WEIGHTED_LOSS_SUM,
+            Scalar.WEIGHT_SUM,
+        ]
+        self.scalars[sums] = 0.0
+        self.buffers.upload("scalars", self.scalars)
+
+    def send_rates(self, rates: NDArray[np.float64]) -> None:
+        """The learning rates of an epoch: one number, if all are the same."""
+        is_same = bool((rates == rates[0]).all())
+        wanted = rates[:1] if is_same else rates
+        address, held = self.rates_memory
+        if held < wanted.nbytes:
+            if held:
+                self.device.free(address)
+            address = self.device.allocate(rates.nbytes)
+            self.rates_memory = (address, rates.nbytes)
+        self.device.upload(address, np.ascontiguousarray(wanted))
+        self.job[Job.LEARNING_RATES], self.job[Job.RATE_STEP] = address, int(not is_same)
+
+    def run(self, first_batch: int, last_batch: int) -> tuple[Status, int]:
+        """Run some batches of the epoch; return how it ended and how many were completed."""
+        job, batch, plan = self.job, self.batch, self.plan
+        begin = first_batch * plan.batch_rows
+        rows = min(plan.batch_rows, int(batch[Batch.DATA_ROWS]) - begin)
+        batch[Batch.POSITION] = begin
+        batch[Batch.ROWS] = min(rows, plan.segment_rows)
+        batch[Batch.BEGINS], batch[Batch.ENDS] = 1, int(self.program.segments == 1)
+        self.buffers.upload("batch", batch)
+        job[Job.STATUS], job[Job.DONE] = Status.DONE, 0
+        job[Job.NUMBER], job[Job.SEGMENT] = first_batch, 0
+        address = self.buffers.addresses["table.job"]
+        self.device.upload(address, job)
+        if plan.way == "resident":
+            self.launch(self.program.batch[0], 0, last_batch - first_batch)
+        else:
+            for _ in range(first_batch, last_batch):
+                self.launch_batch(last_batch - first_batch > 1)
+        self.device.synchronize()
+        ended = np.empty_like(job)
+        self.device.download(ended, address)
+        self.device.download(self.scalars, self.buffers.address("scalars"))
+        return Status(ended[Job.STATUS]), int(ended[Job.DONE])
+
+    def launch_batch(self, is_repeated: bool) -> None:
+        """Launch what a batch consists of, recorded once if it is repeated."""
+        if self.graph is None and not is_repeated:
+            self.launch_all()
+            return
+        if self.graph is None:
+            self.graph = self.device.capture(self.launch_all)
+        self.graph.launch()
+
+    def launch_all(self) -> None:
+        """The launches of a batch, one by one."""
+        for launch in self.program.batch:
+            self.launch(launch, launch.begin, launch.end)
+
+    def launch(self, launch: Any, begin: int, end: int) -> None:
+        self.device.launch(
+            self.handles[launch],
+            self.grids[launch],
+            THREADS,
+            self.program.bytes_of_shared,
+            (self.buffers.addresses["table.job"], begin, end),
+            cooperative=launch.cooperative,
+        )
+
+    def run_in_calls(self, batches: int) -> tuple[Status, int]:
+        """Run all batches of the epoch, in calls short enough for Ctrl-C."""
+        done = 0
+        while done < batches:
+            last = min(done + self.pace.batches, batches)
+            started = time.perf_counter()
+            status, completed = self.run(done, last)
+            self.pace.measured(last - done, time.perf_counter() - started)
+            if status is not Status.DONE:
+                return status, done + completed
+            done = last
+        return Status.DONE, done
+
+    def run_all(self, data_rows: int) -> None:
+        """Run every batch of a data set once, in order, and fetch the outputs."""
+        self.begin_epoch(data_rows)
+        self.run_in_calls(-(-data_rows // self.batch_rows))
+        if OUTPUT in self.arrays:
+            self.device.download(self.arrays[OUTPUT], self.memory[OUTPUT][0])

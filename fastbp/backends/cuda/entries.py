@@ -1,0 +1,114 @@
+"""What is launched: which phases, of which kernels, with which laws and tiles.
+
+An entry is a value. Building it puts the factories' functions together into one kernel, for the
+compiler's number types or, in a simulation, for NumPy's.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastbp.backends.cuda.tuning import tile_shape
+
+__all__ = ["Entry", "Kernel", "Phase"]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of the contract, specialised.
+
+    Attributes
+    ----------
+    name : str
+    law : callable, optional
+        That it compiles in.
+    tile : (rows, columns)
+        Of a block; the columns are those of a panel.
+    near : (bool, bool)
+        Whether rows are read from and left in shared memory.
+    numbers : tuple of (str, int)
+        What else its factory takes, by name.
+    """
+
+    name: str
+    law: Callable[..., Any] | None = None
+    tile: tuple[int, int] = (0, 0)
+    near: tuple[bool, bool] = (False, False)
+    numbers: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of the driver with its kernels; `rows` of a tile in the propagation pass."""
+
+    name: str
+    kernels: tuple[Kernel, ...] = ()
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A kernel that is launched.
+
+    Attributes
+    ----------
+    dtype : str
+    phases : tuple of Phase
+        One; more in a kernel that runs whole batches by itself.
+    resident : bool
+        Whether it runs whole batches.
+    single : bool
+        Whether its grid is one block.
+    blocks : int
+        How many blocks a multiprocessor is to hold, which bounds the registers.
+    """
+
+    dtype: str
+    phases: tuple[Phase, ...]
+    resident: bool = False
+    single: bool = False
+    blocks: int = 1
+
+    def build(self, real: Any, integer: Any, wide: Any) -> Callable[[int, int, int], None]:
+        """The Python function, for number types of a compiler or of NumPy."""
+        from fastbp.backends.cuda import driver
+
+        kinds = (real, integer, wide)
+        phases = [build_phase(phase, self.dtype, kinds) for phase in self.phases]
+        if self.resident:
+            return driver.resident(kinds, phases, self.single)
+        (phase,) = phases
+        return driver.launched(kinds, phase)
+
+    def __str__(self) -> str:
+        names = [phase.name for phase in self.phases]
+        laws = {k.law.__qualname__ for phase in self.phases for k in phase.kernels if k.law}
+        return f"{'+'.join(names)}, {self.dtype}" + "".join(f", {law}" for law in sorted(laws))
+
+
+def build_phase(phase: Phase, dtype: str, kinds: tuple[Any, Any, Any]) -> Callable[..., None]:
+    """The function of one phase."""
+    from fastbp.backends.cuda import driver
+
+    kernels = [build_kernel(kernel, dtype, kinds) for kernel in phase.kernels]
+    rows = (phase.rows,) if phase.rows else ()
+    return driver.PHASES[phase.name](kinds, kernels, *rows)
+
+
+def build_kernel(kernel: Kernel, dtype: str, kinds: tuple[Any, Any, Any]) -> Callable[..., None]:
+    """The function of one kernel: its factory called with what its parameters name."""
+    from fastbp.backends.cuda import dense, gradient, loss, rows, update
+
+    factory = next(
+        getattr(module, kernel.name)
+        for module in (dense, gradient, loss, rows, update)
+        if kernel.name in module.__all__
+    )
+    values = dict(zip(("real", "integer", "wide"), kinds, strict=True))
+    values |= {"law": kernel.law, "near": kernel.near, **dict(kernel.numbers)}
+    if kernel.tile != (0, 0):
+        values["shape"] = tile_shape(dtype, *kernel.tile)
+    return factory(**{name: values[name] for name in inspect.signature(factory).parameters})

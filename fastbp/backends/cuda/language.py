@@ -1,0 +1,170 @@
+"""The words in which kernels are written, beside plain Python.
+
+A kernel is a Python function over these words. `compiler` gives each a meaning on the device; in
+the interpreter they go to `machine`, whatever a caller has put there, so that the same kernels run
+where there is no GPU and no compiler. Nothing is imported here.
+
+A pointer is typed: ``pointer[i]`` reads and writes element i. Addresses are integers. All of a block
+runs a kernel; `thread` and `block` say who one is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "as_pointer",
+    "barrier",
+    "block",
+    "blocks",
+    "fill",
+    "float_bits",
+    "fma",
+    "grid_barrier",
+    "load_vectors",
+    "offset",
+    "outer_product",
+    "quotient",
+    "registers",
+    "remainder",
+    "shared_memory",
+    "shuffle_xor",
+    "store_vectors",
+    "thread",
+    "threads",
+]
+
+machine: Any = None  # what the words mean in the interpreter
+
+
+def thread() -> int:
+    """The number of the calling thread within its block, from 0."""
+    number: int = machine.thread()
+    return number
+
+
+def threads() -> int:
+    """How many threads a block has."""
+    number: int = machine.threads()
+    return number
+
+
+def block() -> int:
+    """The number of the calling thread's block within the grid, from 0."""
+    number: int = machine.block()
+    return number
+
+
+def blocks() -> int:
+    """How many blocks the grid has."""
+    number: int = machine.blocks()
+    return number
+
+
+def barrier() -> None:
+    """Wait for all threads of the block; what they wrote before is seen after."""
+    machine.barrier()
+
+
+def grid_barrier() -> None:
+    """Wait for all threads of the grid, which must have been launched as cooperative."""
+    machine.grid_barrier()
+
+
+def as_pointer(address: int, kind: Any) -> Any:
+    """The address, of global memory, as a pointer to numbers of a kind."""
+    return machine.as_pointer(address, kind)
+
+
+def shared_memory(kind: Any) -> Any:
+    """A pointer to the shared memory that the launch asked for."""
+    return machine.shared_memory(kind)
+
+
+def offset(pointer: Any, elements: int) -> Any:
+    """The pointer `elements` further on."""
+    return machine.offset(pointer, elements)
+
+
+def load_vectors(
+    target: Any, index: int, source: Any, place: int, apart: int, count: int
+) -> None:
+    """Fill registers from `index` on with `count` vectors of 16 bytes, each in one load.
+
+    Vector j comes from element ``place + j * apart``, a multiple of 16 bytes. `index` and `count`
+    are constants.
+    """
+    machine.load_vectors(target, index, source, place, apart, count)
+
+
+def store_vectors(
+    target: Any,
+    place: int,
+    apart: int,
+    row_apart: int,
+    source: Any,
+    index: int,
+    rows: int,
+    count: int,
+) -> None:
+    """Store registers from `index` on as `rows` times `count` vectors of 16 bytes.
+
+    Vector j of row i goes to element ``place + i * row_apart + j * apart``, a multiple of 16 bytes.
+    `index`, `rows` and `count` are constants.
+    """
+    machine.store_vectors(target, place, apart, row_apart, source, index, rows, count)
+
+
+def fill(target: Any, index: int, value: Any, count: int) -> None:
+    """Set elements from `index` on to a value; `count` is a constant."""
+    machine.fill(target, index, value, count)
+
+
+def quotient(a: int, b: int) -> int:
+    """a // b of integers from 0 to 2**31 - 1, which is a fraction of the work of one of 64 bits."""
+    result: int = machine.quotient(a, b)
+    return result
+
+
+def remainder(a: int, b: int) -> int:
+    """a % b of integers from 0 to 2**31 - 1."""
+    result: int = machine.remainder(a, b)
+    return result
+
+
+def registers(count: int, kind: Any) -> Any:
+    """An array of the thread's own, not initialised.
+
+    It lies in registers if every index is known once loops of constant length are unrolled. To be
+    called before anything else in a function; `count` is a constant.
+    """
+    return machine.registers(count, kind)
+
+
+def float_bits(x: Any) -> int:
+    """The bits of a number as an integer, negative where the sign bit is set."""
+    result: int = machine.float_bits(x)
+    return result
+
+
+def fma(a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once."""
+    return machine.fma(a, b, c)
+
+
+def outer_product(
+    sums: Any, left: Any, first: int, stride: int, right: Any, rows: int, columns: int
+) -> None:
+    """sums[i, j] += left[first + i * stride] * right[j], rounded once; all three are registers.
+
+    `sums` is (rows, columns) row by row; `rows` and `columns` are constants.
+    """
+    machine.outer_product(sums, left, first, stride, right, rows, columns)
+
+
+def shuffle_xor(value: Any, mask: int) -> Any:
+    """The value of the thread whose number differs from the own in the bits of `mask` (below 32).
+
+    All 32 threads of a warp take part.
+    """
+    return machine.shuffle_xor(value, mask)

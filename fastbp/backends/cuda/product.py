@@ -1,0 +1,333 @@
+"""The matrix product of a block of threads: a tile of sums in registers, factors in shared memory.
+
+The depth is taken 16 at a time. While the sums of one part are added up from shared memory, the
+next part is on its way from global memory into registers, and goes to the other of two buffers. Each
+sum is one chain of fused multiply-adds in ascending order of the depth.
+
+A tile is as wide as a panel, so that all of the right factor's columns lie in one panel, and a part
+of the depth never straddles two panels of the left one.
+"""
+
+from __future__ import annotations
+
+from fastbp.backends.cuda.language import (
+    barrier,
+    fill,
+    load_vectors,
+    outer_product,
+    quotient,
+    registers,
+    remainder,
+    store_vectors,
+    thread,
+)
+from fastbp.backends.cuda.tuning import DEPTH, THREADS, TileShape
+
+__all__ = ["multiply_rows", "multiply_transposed", "staging_elements", "whole_parts"]
+
+
+def left_stride(shape: TileShape) -> int:
+    """Numbers between rows of the left factor in shared memory: no two rows on the same banks."""
+    return DEPTH + shape.vector
+
+
+def whole_parts(depth):
+    """The least multiple of DEPTH of at least `depth`."""
+    return quotient(depth + DEPTH - 1, DEPTH) * DEPTH
+
+
+def staging_elements(shape: TileShape) -> int:
+    """Numbers of shared memory that both buffers take."""
+    return 2 * (shape.rows * left_stride(shape) + DEPTH * shape.columns)
+
+
+def pieces(elements: int, vector: int) -> int:
+    """Vectors that each thread copies when a block copies so many numbers."""
+    return -(-elements // (vector * THREADS))
+
+
+def in_turn(make, count: int):
+    """Make a function of three arguments that calls ``make(0)``, ``make(1)``, ... of `count`.
+
+    A loop that is unrolled by hand: numbers of registers have to be constants.
+    """
+    last = make(count - 1)
+    if count == 1:
+        return last
+    before = in_turn(make, count - 1)
+
+    def run(a, b, c):
+        before(a, b, c)
+        last(a, b, c)
+
+    return run
+
+
+def fetch_panel(real, shape: TileShape, columns: int):
+    """Make ``fetch(values, (source, width, there, end), begin)`` and ``keep(memory, at, values)``.
+
+    Between them they copy rows begin to begin + DEPTH of a panel, `columns` wide, to shared memory;
+    zeros beyond `end` and beyond the columns that are there. Rows are `width` apart.
+    """
+    vector = shape.vector
+    count, across, total = pieces(DEPTH * columns, vector), columns // vector, DEPTH * columns
+
+    def fetch_piece(n):
+        first, at = n * THREADS, n * vector
+
+        def fetch(values, matrix, begin):
+            source, width, there, end = matrix
+            piece = first + thread()
+            row, column = begin + quotient(piece, across), remainder(piece, across) * vector
+            fill(values, at, real(0.0), vector)
+            if row < end and column < there:
+                load_vectors(values, at, source, row * width + column, 0, 1)
+
+        return fetch
+
+    def keep_piece(n):
+        first, origin = n * THREADS, n * vector
+
+        def keep(memory, at, values):
+            piece = (first + thread()) * vector
+            if piece < total:
+                store_vectors(memory, at + piece, 0, 0, values, origin, 1, 1)
+
+        return keep
+
+    return in_turn(fetch_piece, count), in_turn(keep_piece, count), count * vector
+
+
+def fetch_rows(real, shape: TileShape, panel: int):
+    """Make ``fetch(values, (first, last, source, rows high, padded), begin)`` and ``keep``.
+
+    Between them they copy columns begin to begin + DEPTH of the rows first to last of a matrix in
+    panels; zeros beyond both.
+    """
+    vector, stride = shape.vector, left_stride(shape)
+    rows, across = shape.rows, DEPTH // shape.vector
+    count = pieces(rows * DEPTH, vector)
+
+    def fetch_piece(n):
+        start, at = n * THREADS, n * vector
+
+        def fetch(values, matrix, begin):
+            first, last, source, rows_high, padded = matrix
+            before = quotient(begin, panel) * panel
+            width = min(panel, padded - before)
+            piece = start + thread()
+            row = first + quotient(piece, across)
+            column = begin - before + remainder(piece, across) * vector
+            fill(values, at, real(0.0), vector)
+            if row < last and column < width:
+                place = before * rows_high + row * width + column
+                load_vectors(values, at, source, place, 0, 1)
+
+        return fetch
+
+    def keep_piece(n):
+        start, origin = n * THREADS, n * vector
+
+        def keep(memory, at, values):
+            piece = start + thread()
+            row, column = quotient(piece, across), remainder(piece, across) * vector
+            if row < rows:
+                place = at + row * stride + column
+                store_vectors(memory, place, 0, 0, values, origin, 1, 1)
+
+        return keep
+
+    return in_turn(fetch_piece, count), in_turn(keep_piece, count), count * vector
+
+
+def add_products(real, shape: TileShape):
+    """Make a function that adds a part of the depth, both factors in shared memory."""
+    vector, across, down = shape.vector, shape.across, shape.down
+    high, groups, wide, columns = shape.high, shape.groups, shape.wide, shape.columns
+    held = high * vector
+
+    def step(q):
+        def add_column(values, memory, place):
+            sums, left, right = values
+            row, apart = place + q * columns, across * vector
+            load_vectors(right, 0, memory, row, apart, groups)
+            outer_product(sums, left, q, vector, right, high, wide)
+
+        return add_column
+
+    add_columns = in_turn(step, vector)
+
+    def add(sums, rows, left_at, stride, memory, right_at):
+        """The left factor has rows `stride` apart; the right one is (DEPTH, columns)."""
+        left, right = registers(held, real), registers(wide, real)
+        t = thread()
+        x, y = remainder(t, across), quotient(t, across)
+        for k in range(0, DEPTH, vector):
+            place = left_at + y * stride + k
+            load_vectors(left, 0, rows, place, down * stride, high)
+            add_columns((sums, left, right), memory, right_at + k * columns + x * vector)
+
+    return add
+
+
+def add_transposed_products(real, shape: TileShape):
+    """The same where the left factor too is (DEPTH, rows); a thread's rows are neighbours."""
+    vector, across = shape.vector, shape.across
+    high, groups, wide = shape.high, shape.groups, shape.wide
+    rows, columns = shape.rows, shape.columns
+
+    vectors = high // vector
+
+    if high % vector == 0:
+
+        def take_left(left, memory, place):
+            load_vectors(left, 0, memory, place, vector, vectors)
+
+    else:
+
+        def take(i):
+            def take_one(left, memory, place):
+                left[i] = memory[place + i]
+
+            return take_one
+
+        take_left = in_turn(take, high)
+
+    def add(sums, memory, left_at, right_at):
+        left, right = registers(high, real), registers(wide, real)
+        t = thread()
+        x, y = remainder(t, across), quotient(t, across)
+        for k in range(DEPTH):
+            take_left(left, memory, left_at + k * rows + y * high)
+            row, apart = right_at + k * columns + x * vector, across * vector
+            load_vectors(right, 0, memory, row, apart, groups)
+            outer_product(sums, left, 0, 1, right, high, wide)
+
+    return add
+
+
+def spill(shape: TileShape, transposed: bool):
+    """Make a function that writes the sums to a tile in shared memory, rows `stride` apart."""
+    vector, across, down = shape.vector, shape.across, shape.down
+    high, groups = shape.high, shape.groups
+
+    def write(tile, stride, sums):
+        t = thread()
+        x, y = remainder(t, across), quotient(t, across)
+        row, apart = (y * high, stride) if transposed else (y, down * stride)
+        place, step = row * stride + x * vector, across * vector
+        store_vectors(tile, place, step, apart, sums, 0, high, groups)
+
+    return write
+
+
+def multiply_rows(real, shape: TileShape, near: bool):
+    """Make ``multiply(tile, stride, left, right, depth, memory)``: tile = left @ right.
+
+    `left` is (first, last, pointer, rows high, padded columns): rows of a matrix in panels; or,
+    with `near`, (pointer, stride): rows in shared memory, which are zero up to a multiple of DEPTH.
+    `right` is (pointer, width), one panel. `memory` is shared, for `staging_elements` numbers,
+    which the tile may overlap. All threads see the tile when this returns.
+    """
+    panel, stride_of_left = shape.columns, left_stride(shape)
+    fetch_left, keep_left, left_count = fetch_rows(real, shape, panel)
+    fetch_right, keep_right, right_count = fetch_panel(real, shape, shape.columns)
+    add, write = add_products(real, shape), spill(shape, False)
+    count, right_size = shape.high * shape.wide, DEPTH * shape.columns
+    left_size = 0 if near else shape.rows * stride_of_left
+    half = left_size + right_size
+
+    if near:
+
+        def multiply_near(tile, stride, left, right, depth, memory):
+            sums, next_right = registers(count, real), registers(right_count, real)
+            source, apart = left
+            weight, width = right
+            panel_of_right = (weight, width, width, depth)
+            fill(sums, 0, real(0.0), count)
+            fetch_right(next_right, panel_of_right, 0)
+            keep_right(memory, 0, next_right)
+            barrier()
+            at = 0
+            for begin in range(0, depth, DEPTH):
+                if begin + DEPTH < depth:
+                    fetch_right(next_right, panel_of_right, begin + DEPTH)
+                add(sums, source, begin, apart, memory, at)
+                at = half - at
+                if begin + DEPTH < depth:
+                    keep_right(memory, at, next_right)
+                barrier()
+            write(tile, stride, sums)
+            barrier()
+
+        return multiply_near
+
+    def multiply(tile, stride, left, right, depth, memory):
+        sums = registers(count, real)
+        next_left, next_right = registers(left_count, real), registers(right_count, real)
+        weight, width = right
+        panel_of_right = (weight, width, width, depth)
+        fill(sums, 0, real(0.0), count)
+        fetch_left(next_left, left, 0)
+        fetch_right(next_right, panel_of_right, 0)
+        keep_left(memory, 0, next_left)
+        keep_right(memory, left_size, next_right)
+        barrier()
+        at = 0
+        for begin in range(0, depth, DEPTH):
+            if begin + DEPTH < depth:
+                fetch_left(next_left, left, begin + DEPTH)
+                fetch_right(next_right, panel_of_right, begin + DEPTH)
+            add(sums, memory, at, stride_of_left, memory, at + left_size)
+            at = half - at
+            if begin + DEPTH < depth:
+                keep_left(memory, at, next_left)
+                keep_right(memory, at + left_size, next_right)
+            barrier()
+        write(tile, stride, sums)
+        barrier()
+
+    return multiply
+
+
+def multiply_transposed(real, shape: TileShape):
+    """Make ``multiply(tile, stride, left, right, first, last, memory)``: tile = left.T @ right.
+
+    Both factors are panels whose rows first to last are summed over: `right` is (pointer, width);
+    `left` is (pointer, width, columns), where the pointer may be within the panel, so that fewer
+    columns than its width are there.
+    """
+    rows, columns = shape.rows, shape.columns
+    fetch_left, keep_left, left_count = fetch_panel(real, shape, rows)
+    fetch_right, keep_right, right_count = fetch_panel(real, shape, columns)
+    add, write = add_transposed_products(real, shape), spill(shape, True)
+    count, left_size, half = shape.high * shape.wide, DEPTH * rows, DEPTH * (rows + columns)
+
+    def multiply(tile, stride, left, right, first, last, memory):
+        sums = registers(count, real)
+        next_left, next_right = registers(left_count, real), registers(right_count, real)
+        inputs, inputs_width, inputs_there = left
+        delta, width = right
+        left_panel = (inputs, inputs_width, inputs_there, last)
+        right_panel = (delta, width, width, last)
+        fill(sums, 0, real(0.0), count)
+        fetch_left(next_left, left_panel, first)
+        fetch_right(next_right, right_panel, first)
+        keep_left(memory, 0, next_left)
+        keep_right(memory, left_size, next_right)
+        barrier()
+        at = 0
+        for begin in range(first, last, DEPTH):
+            if begin + DEPTH < last:
+                fetch_left(next_left, left_panel, begin + DEPTH)
+                fetch_right(next_right, right_panel, begin + DEPTH)
+            add(sums, memory, at, at + left_size)
+            at = half - at
+            if begin + DEPTH < last:
+                keep_left(memory, at, next_left)
+                keep_right(memory, at + left_size, next_right)
+            barrier()
+        write(tile, stride, sums)
+        barrier()
+
+    return multiply

@@ -1,0 +1,231 @@
+"""The loss of a model on some rows, and derivatives by its parameters and inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbp.arrays import as_cotangents, as_weights
+from fastbp.backends.choose import resolve_device
+from fastbp.backends.contract import Scalar
+from fastbp.engines import Engines
+from fastbp.losses import Loss
+from fastbp.network import Network
+from fastbp.scaling import Scaling, prepare_inputs, prepare_targets
+
+__all__ = ["Derivatives"]
+
+
+class Derivatives:
+    """What a model has of losses and derivatives."""
+
+    network: Network
+    dtype: str
+    scaling: Scaling | None
+    _parameters: NDArray[Any]
+    _engines: Engines
+
+    def loss(
+        self,
+        X: Any,
+        y: Any,
+        loss: str | Loss = "mse",
+        sample_weight: Any = None,
+        *,
+        device: str = "cpu",
+    ) -> float:
+        """The loss of some rows: sum_i w_i loss_i / sum_i w_i.
+
+        Parameters
+        ----------
+        X : array (rows, inputs)
+        y : array (rows, outputs), or (rows,) for one output or integer labels
+        loss : str or Loss
+        sample_weight : array (rows,), optional
+        device : str
+            As for `fastbp.train`.
+
+        Returns
+        -------
+        float
+            In standardised units where the model has a target scaling.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arrays of the wrong kind or shape, and for targets that the loss does not allow.
+        """
+        resolved = Loss.resolve(loss)
+        data = self._data(X, y, resolved, sample_weight)
+        where = self._device(device, len(data["inputs"]), 1)
+        with self._engines.run("evaluate", self._parameters, data, resolved, where) as engine:
+            sums = engine.scalars
+            return float(sums[Scalar.WEIGHTED_LOSS_SUM] / sums[Scalar.WEIGHT_SUM])
+
+    def loss_and_gradient(
+        self,
+        X: Any,
+        y: Any,
+        loss: str | Loss = "mse",
+        sample_weight: Any = None,
+        *,
+        device: str = "cpu",
+    ) -> tuple[float, NDArray[Any]]:
+        """The loss of some rows and its gradient by the parameters, as SciPy's fun(x) -> (f, g).
+
+        Parameters
+        ----------
+        X, y, loss, sample_weight, device
+            As for `loss`.
+
+        Returns
+        -------
+        loss : float
+        gradient : array (parameters,)
+            In the order of `parameters`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `loss`.
+        """
+        resolved = Loss.resolve(loss)
+        data = self._data(X, y, resolved, sample_weight)
+        gradient = np.empty_like(self._parameters)
+        where = self._device(device, len(data["inputs"]), 3)
+        with self._engines.run("gradient", self._parameters, data, resolved, where) as engine:
+            engine.store_gradient(gradient)
+            return float(engine.scalars[Scalar.LOSS]), gradient
+
+    def input_gradient(
+        self,
+        X: Any,
+        y: Any,
+        loss: str | Loss = "mse",
+        sample_weight: Any = None,
+        *,
+        device: str = "cpu",
+    ) -> NDArray[Any]:
+        """The gradient of `loss` by X.
+
+        Parameters
+        ----------
+        X, y, loss, sample_weight, device
+            As for `loss`.
+
+        Returns
+        -------
+        array (rows, inputs)
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `loss`.
+        """
+        resolved = Loss.resolve(loss)
+        data = self._data(X, y, resolved, sample_weight)
+        gradient = np.empty_like(data["inputs"])
+        data["outputs"] = gradient
+        where = self._device(device, len(data["inputs"]), 2)
+        run = self._engines.run("input_gradient", self._parameters, data, resolved, where)
+        with run as engine:
+            gradient *= gradient.dtype.type(1.0 / engine.scalars[Scalar.WEIGHT_SUM])
+        return self._by_raw_inputs(gradient)
+
+    def vjp(self, X: Any, v: Any, *, device: str = "cpu") -> NDArray[Any]:
+        """The vector-Jacobian product by the inputs: row i is v_i^T d f(x_i) / d x_i.
+
+        Parameters
+        ----------
+        X : array (rows, inputs)
+        v : array (rows, outputs)
+            The cotangent of each row's outputs.
+        device : str
+            As for `fastbp.train`.
+
+        Returns
+        -------
+        array (rows, inputs)
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arrays of the wrong kind or shape, NaN or infinity.
+        """
+        inputs = self._inputs(X)
+        rows, outputs = inputs.shape[0], self.network.outputs
+        cotangents = as_cotangents(v, rows, outputs, self.dtype)
+        return self._by_raw_inputs(self._vjp(inputs, self._by_raw_outputs(cotangents), device))
+
+    def jacobian(self, X: Any, *, device: str = "cpu") -> NDArray[Any]:
+        """The derivatives of the outputs by the inputs, for every row.
+
+        Parameters
+        ----------
+        X : array (rows, inputs)
+        device : str
+            As for `fastbp.train`.
+
+        Returns
+        -------
+        array (rows, outputs, inputs)
+
+        Raises
+        ------
+        TypeError, ValueError
+            For arrays of the wrong kind or shape, NaN or infinity.
+        """
+        inputs = self._inputs(X)
+        rows, outputs = inputs.shape[0], self.network.outputs
+        jacobian = np.empty((rows, outputs, inputs.shape[1]), dtype=self.dtype)
+        for j in range(outputs):
+            unit = np.zeros((rows, outputs), dtype=self.dtype)
+            unit[:, j] = 1
+            gradient = self._vjp(inputs, self._by_raw_outputs(unit), device)
+            jacobian[:, j, :] = self._by_raw_inputs(gradient)
+        return jacobian
+
+    # Helpers.
+
+    def _inputs(self, X: Any) -> NDArray[Any]:
+        return prepare_inputs(X, self.network.inputs, self.dtype, self.scaling)
+
+    def _data(
+        self, X: Any, y: Any, loss: Loss, sample_weight: Any
+    ) -> dict[str, Any]:
+        """The checked data tensors of a loss."""
+        inputs = self._inputs(X)
+        rows, outputs = inputs.shape[0], self.network.outputs
+        return {
+            "inputs": inputs,
+            "targets": prepare_targets(y, loss, rows, outputs, self.dtype, self.scaling),
+            "weights": as_weights(sample_weight, rows, self.dtype),
+        }
+
+    def _vjp(
+        self, inputs: NDArray[Any], cotangents: NDArray[Any], device: str
+    ) -> NDArray[Any]:
+        gradient = np.empty_like(inputs)
+        data = {"inputs": inputs, "cotangent": cotangents, "outputs": gradient}
+        where = self._device(device, len(inputs), 2)
+        with self._engines.run("vjp", self._parameters, data, device=where):
+            pass
+        return gradient
+
+    def _by_raw_inputs(self, gradient: NDArray[Any]) -> NDArray[Any]:
+        """Chain rule through the input scaling, in place."""
+        if self.scaling is not None:
+            gradient[...] = gradient / self.scaling.input_scale
+        return gradient
+
+    def _by_raw_outputs(self, cotangents: NDArray[Any]) -> NDArray[Any]:
+        """Chain rule through the target scaling."""
+        if self.scaling is None or self.scaling.target_scale is None:
+            return cotangents
+        return np.ascontiguousarray(cotangents * self.scaling.target_scale, dtype=self.dtype)
+
+    def _device(self, device: str, rows: int, passes: int) -> str:
+        """The device that a `device=` argument means for some rows."""
+        return resolve_device(device, passes * rows * self.network.parameter_count)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.arrays import as_inputs, as_targets, as_weights, finite_array
+from fastbp.backends.choose import host_array
 from fastbp.initializers import keyed_generator
 from fastbp.losses import Loss
 from fastbp.model import Model
@@ -22,11 +24,12 @@ SPLIT_STREAM = 2**63  # of the generator: apart from those of the initial values
 
 @dataclass(frozen=True)
 class Data:
-    """Checked arrays as the network sees them."""
+    """Checked arrays as the network sees them, and what they were made from without any change."""
 
     inputs: NDArray[Any]
     targets: NDArray[Any]
     weights: NDArray[Any] | None
+    sources: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -61,6 +64,8 @@ def prepare_data(
 ) -> tuple[Data, Data | None, Scaling | None]:
     """Check all arrays, hold out the validation part, fit the scaling on the rest."""
     features, outputs, dtype = model.network.inputs, model.network.outputs, model.dtype
+    sources = {"inputs": X, "targets": y}
+    X, y, sample_weight = host_array(X), host_array(y), host_array(sample_weight)
     # With scaling the raw numbers are taken in float64 and rounded once, after the scaling.
     raw_dtype = np.float64 if standardize or model.scaling is not None else dtype
     inputs = as_inputs(X, features, raw_dtype)
@@ -72,7 +77,8 @@ def prepare_data(
             raise ValueError(
                 f"validation: expected (X, y) or (X, y, sample_weight); got {len(validation)} items"
             )
-        held_out = (validation[0], validation[1], validation[2] if len(validation) > 2 else None)
+        weights_too = validation[2] if len(validation) > 2 else None
+        held_out = (host_array(validation[0]), host_array(validation[1]), host_array(weights_too))
     elif validation is not None:
         finite("validation", validation)
         train_rows, held_rows = split_rows(inputs.shape[0], float(validation), seed)
@@ -95,6 +101,8 @@ def prepare_data(
         return Data(ready, target, as_weights(weight, rows, dtype, names[2]))
 
     training = prepared(inputs, targets, weights, ("X", "y", "sample_weight"))
+    if scaling is None and (held_out is None or isinstance(validation, tuple | list)):
+        training = replace(training, sources=sources)
     if held_out is None:
         return training, None, scaling
     names = ("validation[0]", "validation[1]", "validation[2]")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.arrays import as_cotangents, as_weights
-from fastbp.backends.choose import resolve_device
+from fastbp.backends.choose import host_array, resolve_device
 from fastbp.backends.contract import Scalar
 from fastbp.engines import Engines
 from fastbp.losses import Loss
@@ -60,7 +60,9 @@ class Derivatives:
         resolved = Loss.resolve(loss)
         data = self._data(X, y, resolved, sample_weight)
         where = self._device(device, len(data["inputs"]), 1)
-        with self._engines.run("evaluate", self._parameters, data, resolved, where) as engine:
+        sources = self._sources(X, y)
+        run = self._engines.run("evaluate", self._parameters, data, resolved, where, sources)
+        with run as engine:
             sums = engine.scalars
             return float(sums[Scalar.WEIGHTED_LOSS_SUM] / sums[Scalar.WEIGHT_SUM])
 
@@ -95,7 +97,9 @@ class Derivatives:
         data = self._data(X, y, resolved, sample_weight)
         gradient = np.empty_like(self._parameters)
         where = self._device(device, len(data["inputs"]), 3)
-        with self._engines.run("gradient", self._parameters, data, resolved, where) as engine:
+        sources = self._sources(X, y)
+        run = self._engines.run("gradient", self._parameters, data, resolved, where, sources)
+        with run as engine:
             engine.store_gradient(gradient)
             return float(engine.scalars[Scalar.LOSS]), gradient
 
@@ -129,7 +133,8 @@ class Derivatives:
         gradient = np.empty_like(data["inputs"])
         data["outputs"] = gradient
         where = self._device(device, len(data["inputs"]), 2)
-        run = self._engines.run("input_gradient", self._parameters, data, resolved, where)
+        sources = self._sources(X, y)
+        run = self._engines.run("input_gradient", self._parameters, data, resolved, where, sources)
         with run as engine:
             gradient *= gradient.dtype.type(1.0 / engine.scalars[Scalar.WEIGHT_SUM])
         return self._by_raw_inputs(gradient)
@@ -156,7 +161,7 @@ class Derivatives:
         """
         inputs = self._inputs(X)
         rows, outputs = inputs.shape[0], self.network.outputs
-        cotangents = as_cotangents(v, rows, outputs, self.dtype)
+        cotangents = as_cotangents(host_array(v), rows, outputs, self.dtype)
         return self._by_raw_inputs(self._vjp(inputs, self._by_raw_outputs(cotangents), device))
 
     def jacobian(self, X: Any, *, device: str = "cpu") -> NDArray[Any]:
@@ -190,23 +195,21 @@ class Derivatives:
     # Helpers.
 
     def _inputs(self, X: Any) -> NDArray[Any]:
-        return prepare_inputs(X, self.network.inputs, self.dtype, self.scaling)
+        return prepare_inputs(host_array(X), self.network.inputs, self.dtype, self.scaling)
 
-    def _data(
-        self, X: Any, y: Any, loss: Loss, sample_weight: Any
-    ) -> dict[str, Any]:
+    def _data(self, X: Any, y: Any, loss: Loss, sample_weight: Any) -> dict[str, Any]:
         """The checked data tensors of a loss."""
         inputs = self._inputs(X)
         rows, outputs = inputs.shape[0], self.network.outputs
         return {
             "inputs": inputs,
-            "targets": prepare_targets(y, loss, rows, outputs, self.dtype, self.scaling),
-            "weights": as_weights(sample_weight, rows, self.dtype),
+            "targets": prepare_targets(
+                host_array(y), loss, rows, outputs, self.dtype, self.scaling
+            ),
+            "weights": as_weights(host_array(sample_weight), rows, self.dtype),
         }
 
-    def _vjp(
-        self, inputs: NDArray[Any], cotangents: NDArray[Any], device: str
-    ) -> NDArray[Any]:
+    def _vjp(self, inputs: NDArray[Any], cotangents: NDArray[Any], device: str) -> NDArray[Any]:
         gradient = np.empty_like(inputs)
         data = {"inputs": inputs, "cotangent": cotangents, "outputs": gradient}
         where = self._device(device, len(inputs), 2)
@@ -225,6 +228,10 @@ class Derivatives:
         if self.scaling is None or self.scaling.target_scale is None:
             return cotangents
         return np.ascontiguousarray(cotangents * self.scaling.target_scale, dtype=self.dtype)
+
+    def _sources(self, X: Any, y: Any = None) -> dict[str, Any]:
+        """What the data tensors were made from, where no scaling changed it."""
+        return {} if self.scaling is not None else {"inputs": X, "targets": y}
 
     def _device(self, device: str, rows: int, passes: int) -> str:
         """The device that a `device=` argument means for some rows."""

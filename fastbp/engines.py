@@ -55,9 +55,7 @@ class Engines:
         outputs: NDArray[Any] | None = few(X, scaling)
         return outputs
 
-    def get(
-        self, purpose: str, rows: int, loss: Loss | None = None, device: str = "cpu"
-    ) -> Any:
+    def get(self, purpose: str, rows: int, loss: Loss | None = None, device: str = "cpu") -> Any:
         """The engine for a purpose and a number of rows.
 
         The gradient of the parameters is one batch of all rows, so its engine is sized to the data
@@ -86,6 +84,7 @@ class Engines:
         data: Mapping[str, NDArray[Any] | None],
         loss: Loss | None = None,
         device: str = "cpu",
+        sources: Mapping[str, Any] | None = None,
     ) -> Iterator[Any]:
         """Run over all rows of some data and lend the engine, to read its results.
 
@@ -103,6 +102,8 @@ class Engines:
         loss : Loss, optional
         device : str
             As `choose.resolve_device` returns it.
+        sources : mapping of str to object
+            What data was made from without any change of its numbers.
         """
         inputs = data["inputs"]
         assert inputs is not None
@@ -111,7 +112,7 @@ class Engines:
             engine.load_parameters(parameters)
             try:
                 for name, array in data.items():
-                    engine.bind(f"data.{name}", array)
+                    engine.bind(f"data.{name}", array, (sources or {}).get(name))
                 engine.run_all(inputs.shape[0])
                 yield engine
             finally:

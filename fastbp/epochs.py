@@ -48,6 +48,7 @@ class Settings:
     seed: int
     patience: int | None
     device: str
+    precision: str
     threads: int
     callbacks: tuple[Callback, ...]
 
@@ -71,7 +72,7 @@ class Run:
         batch_rows = min(settings.batch_size, training.rows)
         self.steps_per_epoch = -(-training.rows // batch_rows)
         network, dtype = model.network, model.dtype
-        shapes = geometry(settings.device, network, dtype)
+        shapes = geometry(settings.device, network, dtype, settings.precision)
         plan = build_plan(
             network,
             "train",
@@ -285,6 +286,6 @@ def all_finite(values: NDArray[Any]) -> bool:
 
 def bind(engine: Any, data: Data) -> None:
     """Point an engine at some data."""
-    engine.bind("data.inputs", data.inputs)
-    engine.bind("data.targets", data.targets)
+    engine.bind("data.inputs", data.inputs, data.sources.get("inputs"))
+    engine.bind("data.targets", data.targets, data.sources.get("targets"))
     engine.bind("data.weights", data.weights)

@@ -177,7 +177,9 @@ class Model(Derivatives):
             outputs = np.empty((rows, self.network.outputs), dtype=self.dtype)
         data = {"inputs": inputs, "outputs": outputs}
         where = self._device(device, rows, 1)
-        with self._engines.run("predict", self._parameters, data, device=where):
+        sources = self._sources(X)
+        run = self._engines.run("predict", self._parameters, data, None, where, sources)
+        with run:
             pass
         if self.scaling is not None:
             self.scaling.outputs(outputs)

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from fastbp.backends.choose import check_device, resolve_device, resolve_threads
+from fastbp.backends.choose import (
+    check_device,
+    check_precision,
+    resolve_device,
+    resolve_threads,
+)
 from fastbp.datasets import prepare_data
 from fastbp.epochs import Callback, Run, Settings
 from fastbp.losses import Loss
@@ -40,6 +45,7 @@ def train(
     seed: int = 0,
     patience: int | None = None,
     device: str = "auto",
+    precision: str = "float32",
     threads: int | None = None,
     progress: bool | None = None,
     callbacks: Iterable[Callback] = (),
@@ -92,6 +98,13 @@ def train(
         ``"cpu"``, ``"cuda"`` (the first GPU), ``"cuda:N"``, or ``"auto"``: a GPU where there is one
         and a batch is at least 20 million multiply-adds (3 times rows times parameters), else the
         processor. The result says which it was.
+    precision : str
+        Of the factors of the products with weights, forwards and backwards, and of those whose sums
+        are the gradients. ``"float32"`` leaves them as they are, also in a model of float64. For a
+        model of float32, on the tensor cores of a GPU (compute capability 8.0): ``"tf32"`` rounds
+        each to 11 significant bits, with a relative error of at most 2**-11, and ``"bf16"`` to 8,
+        with one of at most 2**-8. Sums, and all that is stored, are of float32: parameters, slots,
+        activations and deltas. Validation is in the same precision.
     threads : int, optional
         The most threads; all by default. Results do not depend on it.
     progress : bool, optional
@@ -133,6 +146,8 @@ def train(
         seed,
         patience,
         device,
+        precision,
+        model.dtype,
         threads,
         callbacks,
     )
@@ -148,7 +163,7 @@ def train(
     )
     rows = min(settings.batch_size, training.rows)
     multiply_adds = 3 * rows * model.network.parameter_count
-    settings = replace(settings, device=resolve_device(device, multiply_adds))
+    settings = replace(settings, device=resolve_device(device, multiply_adds, precision))
     with display:  # before the engines are built: the first time, kernels are compiled
         run = Run(model, settings, training, held_out, scaling)
         return run.train(display)
@@ -168,6 +183,8 @@ def check_settings(
     seed: int,
     patience: int | None,
     device: str,
+    precision: str,
+    dtype: str,
     threads: int | None,
     callbacks: Iterable[Callback],
 ) -> Settings:
@@ -175,7 +192,8 @@ def check_settings(
     for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
         if value is not None:
             finite(name, value, 0.0, open_low=True)
-    check_device(device)
+    check_precision(precision, dtype)
+    check_device(device, precision)
     finite("l1", l1, 0.0)
     finite("l2", l2, 0.0)
     if not isinstance(shuffle, bool):
@@ -202,6 +220,7 @@ def check_settings(
         seed=positive_integer("seed", seed, low=0),
         patience=None if patience is None else positive_integer("patience", patience),
         device=device,
+        precision=precision,
         threads=resolve_threads(threads),
         callbacks=members,
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fastbp.backends.cpu import object_cache
-from fastbp.backends.cpu.object_cache import MAGIC, read_entry, write_entry
+from fastbp.backends import object_cache
+from fastbp.backends.object_cache import MAGIC, read_entry, write_entry
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """

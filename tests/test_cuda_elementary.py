@@ -1,5 +1,7 @@
-"""The GPU's elementary functions: sine and cosine in the interpreter and as compiled for a CPU, which
-wraps integers as a GPU does, and the machine code of all of them."""
+"""The GPU's elementary functions: the errors of sine and cosine, and the machine code of all.
+
+Sine and cosine run in the interpreter and compiled for the CPU, which wraps integers as a GPU does.
+"""
 
 import functools
 import itertools
@@ -83,8 +85,14 @@ def compilable(value):
     if not isinstance(value, types.FunctionType):
         return value
     code = value.__code__
-    names = {name: compilable(value.__globals__[name]) for name in code.co_names if name in value.__globals__}
-    cells = tuple(types.CellType(compilable(cell.cell_contents)) for cell in value.__closure__ or ())
+    names = {
+        name: compilable(value.__globals__[name])
+        for name in code.co_names
+        if name in value.__globals__
+    }
+    cells = tuple(
+        types.CellType(compilable(cell.cell_contents)) for cell in value.__closure__ or ()
+    )
     return njit(types.FunctionType(code, names, value.__name__, value.__defaults__, cells))
 
 

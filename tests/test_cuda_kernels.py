@@ -56,6 +56,8 @@ def forward(dtype, case, has_derivative=True, **options):
     gpu, law = Gpu(dtype, tile, **options), fb.LeakyRelu() if near == OUT else fb.Sigmoid()
     rng = generator(1, features, units)
     X, W, b = (normal(rng, dtype, *s) for s in ((height, features), (features, units), (units,)))
+    if near[1]:  # infinity times the zeros beyond the units is NaN, and must not stay there
+        X[first, 0] = np.inf
     beyond = [row for row in range(height) if not first <= row < last]
     tensors = {
         "output": gpu.matrix(height, units),
@@ -105,6 +107,10 @@ def backward(dtype, case, replace, **options):
     rng = generator(2, features, units)
     D, W = normal(rng, dtype, height, units), normal(rng, dtype, units, features)
     slopes = normal(rng, dtype, height, features)
+    whole = slice(0, None)
+    if near[1]:
+        D[first, 0] = np.inf
+        whole = slice(1, None)  # the padding of its row, but not what lies beyond, becomes NaN
     beyond = [row for row in range(height) if not first <= row < last]
     tensors = {
         # For the inputs of a network there is no derivative to meet, nor to be read.
@@ -136,11 +142,12 @@ def backward(dtype, case, replace, **options):
     if not replace:
         expected = expected * slopes[first:last]
     assert np.array_equal(input_delta.matrix[first:last], expected)
-    assert input_delta.padding_is_zero(slice(first, last))
+    assert input_delta.padding_is_zero(np.arange(first, last)[whole])
     if near[1]:
         found = gpu.left_near(where, last - first, input_delta.padded)
         assert np.array_equal(found[:, :features], expected)
-        assert not found[:, features:].any()
+        assert not found[whole, features:].any()
+        assert not found[:, input_delta.padded :].any()
 
 
 @products

@@ -60,10 +60,10 @@ def test_kernels_stand_in_rooms_of_the_same_name():
 
 @shared
 def test_factories_take_the_same_parameters_in_the_same_order(kernel):
-    """A backend may have more of them: number types, tiles, where rows are."""
+    """A GPU has more of them: number types, tiles, where rows are, how products are rounded."""
     cpu, cuda = (list(inspect.signature(each[kernel]).parameters) for each in (CPU, CUDA))
     assert [name for name in cuda if name in cpu] == cpu
-    assert set(cuda) - set(cpu) <= {"integer", "wide", "shape", "near"}
+    assert set(cuda) - set(cpu) <= {"integer", "wide", "shape", "near", "precision"}
 
 
 def formula(factory):

@@ -2,8 +2,11 @@
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,7 +33,14 @@ FLOORS = [
     {"network", "scaling"},
     {"backends.contract"},
     {"plan"},
-    {"backends", "backends.choose", "backends.cpu"},
+    {
+        "backends",
+        "backends.choose",
+        "backends.compilation",
+        "backends.cpu",
+        "backends.cuda",
+        "backends.object_cache",
+    },
     {"engines"},
     {"checkpoint"},
     {"derivatives"},
@@ -76,27 +86,41 @@ def imports(path):
             yield from ((f"{node.module}.{alias.name}", hidden) for alias in node.names)
 
 
+# Who may import what compiles, and the bindings of a driver.
+OUTSIDE = {
+    "numba": ["backends.cpu"],
+    "llvmlite": ["backends.cpu"],
+    "numba_cuda_mlir": ["backends.cuda.compiler", "backends.cuda.tensor_words"],
+    "cuda": ["backends.cuda"],
+}
+BACKENDS = ("backends.cpu", "backends.cuda")
+
+
+def is_in(module, package):
+    return f"{module}.".startswith(f"{package}.")
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
-def test_imports_point_downward_and_numba_stays_in_its_backend(path):
+def test_imports_point_downward_and_compilers_stay_in_their_backends(path):
     module = module_of(path)
-    in_cpu = module.startswith("backends.cpu")
     for name, hidden in imports(path):
         top = name.split(".")[0]
-        if top in {"numba", "llvmlite"}:
-            assert in_cpu, f"{module} imports {name}"
+        if top in OUTSIDE:
+            assert any(is_in(module, room) for room in OUTSIDE[top]), f"{module} imports {name}"
         if top != "fastbp" or hidden or module == "__init__":
             continue
         target = name.removeprefix("fastbp").removeprefix(".")
         if not target or target in {"elementary", "shuffle"}:
             continue
-        if "backends.cpu" in target and not in_cpu:
-            assert module == "backends.choose", f"{module} imports {name}"
+        for backend in BACKENDS:
+            if is_in(target, backend) and not is_in(module, backend):
+                assert module == "backends.choose", f"{module} imports {name}"
         assert floor(target) <= floor(module), f"{module} imports {name}"
 
 
 # What may run without Numba, which takes longer to import than a short training.
-RUNNING = ["buffers", "engine", "job", "machine_code", "object_cache", "pace", "prediction"]
-RUNNING += ["processor", "tuning", "workers"]
+RUNNING = ["buffers", "engine", "job", "machine_code", "pace", "prediction", "processor"]
+RUNNING += ["tuning", "workers"]
 
 
 def test_what_runs_imports_nothing_that_compiles():
@@ -115,6 +139,16 @@ def test_what_runs_imports_nothing_that_compiles():
             if isinstance(node, ast.ImportFrom) and node.module:
                 parts = {node.module.split(".")[-1], *(alias.name for alias in node.names)}
                 assert not parts & with_numba, f"{stem} imports {parts & with_numba}"
+
+
+def test_importing_the_cuda_rooms_imports_neither_their_compiler_nor_the_driver():
+    """But for the compiler's own: kernels, code from the cache and the simulator need neither."""
+    rooms = {module_of(path) for path in (PACKAGE / "backends" / "cuda").glob("*.py")}
+    modules = sorted(f"fastbp.{room}" for room in rooms - {*OUTSIDE["numba_cuda_mlir"]})
+    check = "import sys; assert not {'numba', 'numba_cuda_mlir', 'cuda'} & set(sys.modules)"
+    command = [sys.executable, "-c", f"import {', '.join(modules)}; {check}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
@@ -174,12 +208,13 @@ def documented_parameters(docstring):
 
 
 def kernel_functions():
+    has_cuda = importlib.util.find_spec("numba_cuda_mlir") is not None
     for path in SOURCES:
-        module = (
-            importlib.import_module(f"fastbp.{module_of(path)}")
-            if path.stem not in {"__main__", "__init__"}
-            else None
+        name = module_of(path)
+        is_left_out = path.stem in {"__main__", "__init__"} or (
+            name in OUTSIDE["numba_cuda_mlir"] and not has_cuda
         )
+        module = None if is_left_out else importlib.import_module(f"fastbp.{name}")
         for value in vars(module).values() if module else ():
             if inspect.isfunction(value) and value.__module__ == module.__name__:
                 yield f"{module.__name__}.{value.__name__}", value

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.errors import DeviceError
@@ -21,19 +22,24 @@ __all__ = [
     "AUTO_MULTIPLY_ADDS",
     "Device",
     "check_device",
+    "check_precision",
     "compiled_kernels",
     "create_engine",
     "create_few_rows",
     "devices",
     "geometry",
+    "host_array",
     "resolve_device",
     "resolve_threads",
 ]
 
-# `device="auto"` takes a GPU for batches of so many multiply-adds: one core takes about a third of a
-# millisecond for them, and the launches of a step take some tens of microseconds. To be replaced by
-# a measurement.
+# `device="auto"` takes a GPU for batches of so many multiply-adds: one core takes about a third of
+# a millisecond for them, and the launches of a step take some tens of microseconds. To be replaced
+# by a measurement.
 AUTO_MULTIPLY_ADDS = 20_000_000
+
+PRECISIONS = ("float32", "tf32", "bf16")
+TENSOR_CORES = (8, 0)  # the least compute capability that has those of tf32 and bf16
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,8 @@ class Device:
 def devices() -> list[Device]:
     """What this machine offers, and why not where it does not.
 
-    Asking for GPUs initialises CUDA in this process, where it is installed; children that are forked
-    afterwards cannot use it.
+    Asking for GPUs initialises CUDA in this process, where it is installed; children that are
+    forked afterwards cannot use it.
 
     Returns
     -------
@@ -91,13 +97,28 @@ def why_not_cuda(ordinal: int | None = None) -> str:
     return why_not(ordinal)
 
 
-def check_device(device: str) -> None:
-    """Refuse what is no device, and a GPU that is not to be had.
+def check_precision(precision: str, dtype: str) -> None:
+    """Refuse what is no precision, and fewer bits for the products of a model of float64.
 
     Raises
     ------
     TypeError, ValueError
-        For what is no name of a device.
+    """
+    if not isinstance(precision, str):
+        raise TypeError(f"precision: expected a string; got {type(precision).__name__}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: expected {', '.join(PRECISIONS)}; got {precision!r}")
+    if precision != "float32" and dtype != "float32":
+        raise ValueError(f"precision: {precision} is for a model of float32; this is of {dtype}")
+
+
+def check_device(device: str, precision: str = "float32") -> None:
+    """Refuse what is no device, and a GPU that is not to be had or lacks tensor cores.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no name of a device, and for the processor with a precision of tensor cores.
     DeviceError
         For a device that is not to be had, with the reason.
     """
@@ -107,34 +128,41 @@ def check_device(device: str) -> None:
     is_number = number.isascii() and number.isdigit()
     if kind not in {"auto", "cpu", "cuda"} or (colon and (kind != "cuda" or not is_number)):
         raise ValueError(f"device: expected auto, cpu, cuda or cuda:N; got {device!r}")
-    if kind == "cuda":
+    needs_cuda = precision != "float32"
+    if kind == "cpu" and needs_cuda:
+        raise ValueError(f'precision: {precision} needs device="cuda", for its tensor cores')
+    if kind == "cuda" or needs_cuda:
         reason = why_not_cuda(int(number or 0))
         if reason:
-            raise DeviceError(f"device: {device} is not available: {reason}")
+            wanted = f", and precision {precision} needs a GPU" if kind == "auto" else ""
+            name = "cuda" if kind == "auto" else device
+            raise DeviceError(f"device: {name} is not available{wanted}: {reason}")
 
 
-def resolve_device(device: str, multiply_adds: int = 0) -> str:
+def resolve_device(device: str, multiply_adds: int = 0, precision: str = "float32") -> str:
     """The device that a `device=` argument means: ``"cpu"`` or ``"cuda:N"``.
 
     ``"auto"`` means the first GPU for batches of at least `AUTO_MULTIPLY_ADDS` multiply-adds, if
-    there is one that can be used, and the processor otherwise.
+    there is one that can be used, and the processor otherwise; with a precision of tensor cores,
+    the first GPU.
 
     Parameters
     ----------
     device : str
     multiply_adds : int
         Of a batch: rows times parameters, for each pass over the layers.
+    precision : str
 
     Raises
     ------
     TypeError, ValueError, DeviceError
         As `check_device`.
     """
-    check_device(device)
-    if device == "auto":
+    check_device(device, precision)
+    if device == "auto" and precision == "float32":
         wins = multiply_adds >= AUTO_MULTIPLY_ADDS
         return "cuda:0" if wins and not why_not_cuda(0) else "cpu"
-    return "cuda:0" if device == "cuda" else device
+    return "cuda:0" if device in {"auto", "cuda"} else device
 
 
 def cuda_device(name: str) -> Any:
@@ -142,6 +170,24 @@ def cuda_device(name: str) -> Any:
     from fastbp.backends.cuda.device import device
 
     return device(int(name.partition(":")[2]))
+
+
+def host_array(value: Any) -> Any:
+    """The value; or, if it is an array on a GPU, a copy of it in host memory.
+
+    Raises
+    ------
+    DeviceError
+        For an array on a GPU that cannot be used, with the reason.
+    """
+    if isinstance(value, np.ndarray) or not hasattr(value, "__cuda_array_interface__"):
+        return value
+    reason = why_not_cuda()
+    if reason:
+        raise DeviceError(f"an array on a GPU cannot be read: {reason}")
+    from fastbp.backends.cuda.foreign import copy_to_host
+
+    return copy_to_host(value, lambda ordinal: cuda_device(f"cuda:{ordinal}"))
 
 
 def resolve_threads(threads: int | None) -> int:
@@ -166,14 +212,17 @@ def resolve_threads(threads: int | None) -> int:
 
 
 def geometry(
-    device: str, network: Network | None = None, dtype: str = "float32"
+    device: str,
+    network: Network | None = None,
+    dtype: str = "float32",
+    precision: str = "float32",
 ) -> Geometry:
     """The shapes by which a device's plans of a network are laid out."""
     if device.startswith("cuda"):
         from fastbp.backends.cuda import tuning
 
         assert network is not None
-        return tuning.geometry(network, dtype)
+        return tuning.geometry(network, dtype, precision)
     from fastbp.backends.cpu.tuning import GEOMETRY
 
     return GEOMETRY
@@ -204,7 +253,13 @@ def create_engine(
     if device.startswith("cuda"):
         from fastbp.backends.cuda.engine import Engine as CudaEngine
 
-        return CudaEngine(plan, cuda_device(device), shared=shared)
+        gpu, precision = cuda_device(device), plan.geometry.precision
+        if precision != "float32" and gpu.compute_capability < TENSOR_CORES:
+            raise DeviceError(
+                f"device: {device} has no tensor cores for precision {precision}: it is of compute "
+                f"capability {'.'.join(map(str, gpu.compute_capability))}, and 8.0 is needed"
+            )
+        return CudaEngine(plan, gpu, shared=shared)
     from fastbp.backends.cpu.engine import Engine
 
     return Engine(plan, resolve_threads(threads), shared=shared, parallel=parallel)

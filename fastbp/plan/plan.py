@@ -55,6 +55,9 @@ class Geometry:
         Networks no wider than this go through the propagation pass in one kernel.
     resident_multiply_adds : int
         Batches of so few multiply-adds are trained many in one launch.
+    precision : str
+        To which the factors of products are rounded: ``tf32`` or ``bf16``, on tensor cores, which
+        only networks that no kernel fuses go through; ``float32`` stands for not at all.
     """
 
     alignment: int
@@ -69,6 +72,7 @@ class Geometry:
     share_rows: int = 0
     fused_columns: int = 0
     resident_multiply_adds: int = 0
+    precision: str = "float32"
 
     @property
     def is_grid(self) -> bool:
@@ -222,12 +226,14 @@ class Plan:
         return self.geometry.alignment // ITEM_BYTES[self.dtype]
 
     def __str__(self) -> str:
+        precision = self.geometry.precision
         lines = [
             f"{self.purpose} plan: {self.network}",
             f"dtype {self.dtype}, batches of up to {self.batch_rows} rows in segments of "
             f"{self.segment_rows} and blocks of {self.row_block}, "
             f"{self.multiply_adds:,} multiply-adds a batch",
             *([f"{self.way}: {WAYS[self.way]}"] if self.way else []),
+            *([f"factors of products in {precision}"] if precision != "float32" else []),
             "",
             *table(
                 ("tensor", "slab", "shape", "padded", "offset"),

@@ -113,7 +113,7 @@ class PlanBuilder:
         return weight in self.thin
 
     def add_parameters(self) -> None:
-        """Lay out the parameters, each weight the way round that suits it; as users see it on a grid.
+        """Lay out the parameters, each weight the way round that suits it; on a grid, as they are.
 
         The forward pass of a turned layer that is not thin needs its weight as (inputs, units) too.
         That copy lies with the parameters, because plans that share them share it.

@@ -9,6 +9,7 @@ import numpy as np
 
 from .memory import Region, SimulationError, poisoned
 from .races import THREAD_BITS
+from .tensor_cores import NUMBERS, multiply_add
 
 __all__ = ["WARP", "Block", "Wait", "describe_site", "describe_waits"]
 
@@ -40,8 +41,8 @@ class Block:
         self.ready = list(range(threads))  # threads that can go on
         self.workers: list[Any] = [None] * threads  # the greenlet in which each thread runs
         self.waits: list[Wait | None] = [None] * threads
-        self.offers: list[tuple[Any, int]] = [(None, 0)] * threads  # values and masks of shuffles
-        self.answers: list[Any] = [None] * threads  # what shuffles return
+        self.offers: list[tuple[Any, Any]] = [(None, 0)] * threads  # what words of warps are given
+        self.answers: list[Any] = [None] * threads  # what they return
         self.pointers: dict[Any, Any] = {}  # to shared memory
         flags = np.zeros(shared_bytes, np.uint8) if machine.raise_uninitialised else None
         address = machine.shared_space.reserve(shared_bytes)
@@ -60,7 +61,7 @@ class Block:
         waits, workers = self.waits, self.workers
         stamp = self.interval << THREAD_BITS
         while self.ready:
-            shuffling = False
+            meeting = False
             for thread in machine.arrange(self.ready, machine.order):
                 machine.thread_number = thread
                 machine.stamp = stamp | thread
@@ -75,11 +76,11 @@ class Block:
                 elif len(wait) == 2:
                     waits[thread] = wait
                 else:
-                    word, site, value, mask = wait
+                    word, site, *offer = wait
                     waits[thread] = (word, site)
-                    self.offers[thread] = value, mask
-                    shuffling = True
-            self.ready = self.exchange() if shuffling else []
+                    self.offers[thread] = tuple(offer)
+                    meeting = True
+            self.ready = self.exchange() if meeting else []
         first = waits[0]
         assert first is not None
         if waits.count(first) != len(waits):
@@ -96,17 +97,23 @@ class Block:
         self.ready = list(range(len(self.waits)))
 
     def exchange(self) -> list[int]:
-        """Give warps that are complete at a shuffle their values; the threads that can go on."""
+        """Do a word of warps for those that are complete at it; the threads that can go on."""
         ready: list[int] = []
         for begin in range(0, len(self.waits), WARP):
             warp = self.waits[begin : begin + WARP]
             first = warp[0]
             assert first is not None
-            if first[0] != "shuffle_xor" or warp.count(first) != WARP:
+            word, members = first[0], range(begin, begin + WARP)
+            if warp.count(first) != WARP:
                 continue
-            for thread in range(begin, begin + WARP):
-                self.answers[thread] = self.offers[thread ^ self.offers[thread][1]][0]
-            ready.extend(range(begin, begin + WARP))
+            if word == "shuffle_xor":
+                for thread in members:
+                    self.answers[thread] = self.offers[thread ^ self.offers[thread][1]][0]
+            elif word in NUMBERS:
+                multiply_add(word, self.offers[begin : begin + WARP])
+            else:
+                continue
+            ready.extend(members)
         return ready
 
     def describe(self) -> str:

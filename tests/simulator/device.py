@@ -71,6 +71,16 @@ class SimulatedDevice:
         self.functions: dict[Any, SimulatedFunction] = {}
         self.recording: SimulatedGraph | None = None
 
+    def ordinal_of(self, address: int) -> int | None:
+        """The device whose memory an address is in, or None."""
+        return None if self.memory.find(address) is None else self.ordinal
+
+    def wait_for(self, stream: int) -> None:
+        """Nothing is ever under way here."""
+
+    def wait_for_all(self) -> None:
+        """Likewise."""
+
     def free_bytes(self) -> int:
         """How much memory may still be allocated."""
         return self.total_bytes - self.memory.allocated_bytes

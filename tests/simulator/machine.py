@@ -17,6 +17,7 @@ from .blocks import WARP, Block, Wait, describe_site, describe_waits
 from .memory import AddressSpace, Memory, Region, SimulationError
 from .pointers import CheckedPointer, Pointer, Registers, StrayPointer, new_registers
 from .races import BLOCK_BITS
+from .tensor_cores import bfloat16_words, to_tf32
 
 __all__ = ["MOST_SHARED_BYTES", "MOST_THREADS", "Machine"]
 
@@ -255,9 +256,13 @@ class Machine:
     def shuffle_xor(self, value: Any, mask: int) -> Any:
         if not 0 <= mask < WARP:
             raise self.fault(f"shuffle_xor with a mask of {mask}")
-        if self.thread_count - self.thread_number // WARP * WARP < WARP:
-            raise self.fault(f"shuffle_xor in a warp of less than {WARP} threads")
+        self.require_whole_warp("shuffle_xor")
         return self.hub.switch(("shuffle_xor", call_site(), value, int(mask)))
+
+    def require_whole_warp(self, word: str) -> None:
+        """Refuse a word in which all threads of a warp take part, where one has fewer."""
+        if self.thread_count - self.thread_number // WARP * WARP < WARP:
+            raise self.fault(f"{word} in a warp of less than {WARP} threads")
 
     def as_pointer(self, address: int, kind: Any) -> Any:
         pointer = self.pointers.get((address, kind))
@@ -319,6 +324,9 @@ class Machine:
     ) -> None:
         target.store_vectors(place, apart, row_apart, source, index, rows, count)
 
+    def address_of(self, pointer: Any) -> int:
+        return int(pointer.address)
+
     def quotient(self, a: int, b: int) -> int:
         return self.small(a) // self.small(b)
 
@@ -347,6 +355,34 @@ class Machine:
             left.part(first, stride, rows),
             right.part(0, 1, columns),
         )
+
+    def round_to_tf32(
+        self, target: Any, index: int, source: Any, first: int, step: int, count: int
+    ) -> None:
+        target.part(index, 1, count)[...] = to_tf32(source.part(first, step, count))
+
+    def pack_bf16(
+        self, target: Any, index: int, source: Any, low: int, high: int, step: int, count: int
+    ) -> None:
+        pairs = (source.part(first, step, count) for first in (low, high))
+        target.part(index, 1, count)[...] = bfloat16_words(*pairs)
+
+    def mma_tf32(self, *operands: Any) -> None:
+        self.hub.switch(("mma_tf32", call_site(), *self.fragments("mma_tf32", *operands)))
+
+    def mma_bf16(self, *operands: Any) -> None:
+        self.hub.switch(("mma_bf16", call_site(), *self.fragments("mma_bf16", *operands)))
+
+    def fragments(
+        self, word: str, sums: Any, left: Any, right: Any, high: int, wide: int
+    ) -> tuple[Any, ...]:
+        """What a thread brings to a product of its warp."""
+        self.require_whole_warp(word)
+        if not type(sums) is type(left) is type(right) is Registers:
+            raise self.fault(f"{word} of what are no registers")
+        counts = (4 * high * wide, 4 * high, 2 * wide)
+        arrays = (sums.part(0, 1, counts[0]), left.part(0, 1, counts[1]), right.part(0, 1, counts[2]))
+        return arrays, (high, wide)
 
 
 WORK = Machine.work.__code__

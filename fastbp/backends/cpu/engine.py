@@ -176,8 +176,11 @@ class Engine:
         full, left = divmod(tensor.padded_columns // line, most)
         return {lines for lines, some in ((most, full), (left, left)) if some}
 
-    def bind(self, name: str, array: NDArray[Any] | None) -> None:
-        """Point a data tensor at a C-contiguous array, or at nothing."""
+    def bind(self, name: str, array: NDArray[Any] | None, source: Any = None) -> None:
+        """Point a data tensor at a C-contiguous array, or at nothing.
+
+        What the array was made from (`source`) is of no concern to a processor.
+        """
         if name not in self.data_positions:
             return
         entry = [0, 0, 0]

@@ -10,17 +10,13 @@ versions of Python, NumPy, Numba and llvmlite, the processor, and Numba's settin
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import importlib.util
-import logging
 import os
 import platform
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,16 +24,21 @@ import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
 
+from fastbp.backends.compilation import (
+    Notice,
+    digest_of_sources,
+    key_from,
+    numba_settings,
+    spelled,
+)
 from fastbp.backends.contract import KERNELS
-from fastbp.backends.cpu.object_cache import read_entry, write_entry
 from fastbp.backends.cpu.processor import processor_features, processor_name
 from fastbp.backends.cpu.tuning import LANE_TILES, tile_family
+from fastbp.backends.object_cache import read_entry, write_entry
 from fastbp.plan import Step
 from fastbp.registry import is_own
 
 __all__ = ["Function", "Notice", "bind", "bind_kernel", "bind_product", "compiled_count"]
-
-logger = logging.getLogger("fastbp")
 
 
 class Function(NamedTuple):
@@ -66,26 +67,6 @@ class Function(NamedTuple):
         return f"{self.name}{about}" + (f", {self.dtype}" if self.dtype else "")
 
 
-# Names of settings of Numba that have no part in what a kernel is compiled to.
-INDIFFERENT = {
-    "NUMBA_CACHE_DIR",
-    "NUMBA_NUM_THREADS",
-    "NUMBA_THREADING_LAYER",
-    "NUMBA_THREADING_LAYER_PRIORITY",
-}
-
-
-@functools.cache
-def digest_of_sources() -> str:
-    """A digest over the sources of the package; reading them takes a few milliseconds."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parents[2]
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package)}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:32]
-
-
 def numba_version() -> str:
     """Numba's own statement of its version, read from its file: importing it takes too long."""
     found = importlib.util.find_spec("numba")
@@ -97,14 +78,6 @@ def numba_version() -> str:
 @functools.cache
 def circumstances() -> str:
     """All that object code depends on besides the function and the sources of the package."""
-    settings = sorted(
-        f"{name}={value}"
-        for name, value in os.environ.items()
-        if name.startswith("NUMBA_") and name not in INDIFFERENT
-    )
-    file = Path(".numba_config.yaml")  # where Numba looks for settings as well
-    with contextlib.suppress(OSError):
-        settings.append(file.read_text(encoding="utf-8", errors="replace"))
     parts = [
         sys.implementation.cache_tag,
         sys.version,
@@ -115,54 +88,16 @@ def circumstances() -> str:
         numba_version(),
         processor_name(),
         processor_features(),
-        *settings,
+        *numba_settings(),
     ]
     return "\0".join(map(str, parts))
 
 
 def key_of(function: Function) -> str:
     """The name of a function's entry in the cache, and of its symbol."""
-    law = function.law
-    named = "" if law is None else f"{law.__module__}:{law.__qualname__}"
-    parts = (digest_of_sources(), circumstances(), function.name, function.dtype, named)
-    content = "\0".join((*parts, *map(str, function.numbers)))
-    return hashlib.sha256(content.encode()).hexdigest()[:40]
-
-
-class Notice:
-    """One line on the log when compiling takes this process more than a second in all."""
-
-    PATIENCE = 1.0
-
-    def __init__(self) -> None:
-        self.spent = 0.0
-        self.said = False
-
-    @contextlib.contextmanager
-    def about(self, name: str) -> Iterator[None]:
-        """Count the time of one function; speak while it is compiled, not after."""
-        if self.said:
-            yield
-            return
-        timer = threading.Timer(max(self.PATIENCE - self.spent, 0.0), self.say, (name,))
-        timer.daemon = True
-        started = time.perf_counter()
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            self.spent += time.perf_counter() - started
-
-    def say(self, name: str) -> None:
-        """Name what is being compiled."""
-        if not self.said:
-            self.said = True
-            logger.warning(
-                "fastbp: compiling kernels for this processor (now %s); later processes read them "
-                "from the cache, and `fastbp warmup` fills it",
-                name,
-            )
+    law = "" if function.law is None else spelled(function.law)
+    parts = (digest_of_sources(), circumstances(), function.name, function.dtype, law)
+    return key_from(*parts, *map(str, function.numbers))
 
 
 class Loader:
@@ -193,7 +128,7 @@ class Functions:
         self.compiled: list[Function] = []  # those that the cache did not have
         self.lock = threading.RLock()
         self.loader: Loader | None = None
-        self.notice = Notice()
+        self.notice = Notice("processor")
 
     def after_fork_in_child(self) -> None:
         """The lock may have been held by a thread that this process does not have."""

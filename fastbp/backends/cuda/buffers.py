@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp.backends.cuda.job import Job, Program, Tiles
 from fastbp.errors import DeviceError
-from fastbp.plan import Plan, Slab
+from fastbp.plan import Plan, Slab, Step
+from fastbp.plan.plan import ITEM_BYTES
 
-__all__ = ["Buffers"]
+__all__ = ["Buffers", "Memory", "places_in", "slab_sizes", "steps_of", "table_sizes"]
 
 ALIGNMENT = 256  # bytes; where every slab begins
+
+
+class Memory:
+    """An allocation on a device, given back with the object or before."""
+
+    def __init__(self, device: Any, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.address: int = device.allocate(nbytes)
+        self.close = weakref.finalize(self, device.free, self.address)
 
 
 class Buffers:
@@ -23,8 +35,8 @@ class Buffers:
     ----------
     plan : Plan
     device : Device
-    extra : mapping of str to int
-        Bytes of memory besides the slabs, by name.
+    tables : mapping of str to int
+        Bytes of what lies after the slabs, by name.
     shared : mapping of str to Buffers
         Slabs, by name, that lie in another plan's buffers (the parameters, for validation).
 
@@ -38,32 +50,25 @@ class Buffers:
         self,
         plan: Plan,
         device: Any,
-        extra: Mapping[str, int],
+        tables: Mapping[str, int],
         shared: Mapping[str, Buffers] | None = None,
     ) -> None:
         self.plan, self.device = plan, device
         self.tensors = {tensor.name: tensor for tensor in plan.tensors}
         self.kinds = {slab.name: self.dtype_of(slab) for slab in plan.slabs}
         self.lengths = {slab.name: slab.elements for slab in plan.slabs}
-        self.addresses: dict[str, int] = {}
-        places: dict[str, int] = {}
-        self.nbytes = 0
-        for slab in plan.slabs:
-            if shared and slab.name in shared:
-                self.addresses[slab.name] = shared[slab.name].addresses[slab.name]
-            else:
-                places[slab.name] = self.take(slab.elements * self.kinds[slab.name].itemsize)
-        for name, nbytes in extra.items():
-            places[name] = self.take(nbytes)
+        self.addresses = {name: other.addresses[name] for name, other in (shared or {}).items()}
+        places, self.nbytes = places_in(slab_sizes(plan, self.addresses), tables)
         free = device.free_bytes()
         if self.nbytes > free:
             raise DeviceError(
                 f"{device.name}: the {plan.purpose} plan needs {self.nbytes:,} bytes of memory; "
                 f"{free:,} are free"
             )
-        self.base = device.allocate(self.nbytes)
-        device.fill_zero(self.base, self.nbytes)
-        self.addresses |= {name: self.base + place for name, place in places.items()}
+        self.memory = Memory(device, self.nbytes)
+        base = self.memory.address
+        device.fill_zero(base, self.nbytes)
+        self.addresses |= {name: base + place for name, place in places.items()}
         with np.errstate(over="ignore"):  # a setting beyond float32 acts as infinity
             for name, values in plan.values.items():
                 tensor = self.tensors[name]
@@ -73,17 +78,9 @@ class Buffers:
         """The kind of numbers in a slab."""
         return np.dtype(self.plan.dtype if slab.kind == "real" else slab.kind)
 
-    def take(self, nbytes: int) -> int:
-        """The next free place for so many bytes."""
-        place = self.nbytes
-        self.nbytes += -(-max(nbytes, 1) // ALIGNMENT) * ALIGNMENT
-        return place
-
     def close(self) -> None:
         """Give the memory back."""
-        if self.base:
-            self.device.free(self.base)
-            self.base = 0
+        self.memory.close()
 
     def address(self, name: str) -> int:
         """Where a tensor begins in device memory."""
@@ -111,9 +108,7 @@ class Buffers:
         self.device.download(values, self.address(name))
         return values
 
-    def panels(
-        self, name: str, slab: NDArray[Any]
-    ) -> Iterator[tuple[int, NDArray[Any]]]:
+    def panels(self, name: str, slab: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
         """The panels of a tensor in a host copy of its slab: first column, and a view."""
         tensor = self.tensors[name]
         geometry = self.plan.geometry
@@ -130,3 +125,40 @@ class Buffers:
         for column, panel in self.panels(name, slab):
             columns = min(panel.shape[1], tensor.columns - column)
             panel[:, :columns] = matrix[:, column : column + columns]
+
+
+def steps_of(plan: Plan) -> list[Step]:
+    """Every step of a plan that has arguments, once."""
+    once = [step for step in (plan.reduce_loss, plan.begin, plan.reduce_tiles) if step]
+    return [plan.order, *plan.propagation, *once, *plan.weight_steps]
+
+
+def table_sizes(plan: Plan) -> dict[str, int]:
+    """Bytes of the tables that lie after the slabs."""
+    numbers = sum(3 * len(step.tensors) + len(step.sizes) for step in steps_of(plan))
+    return {
+        "table.arguments": 8 * numbers,
+        "table.program": 8 * int(Program.COUNT) * (1 + len(plan.propagation)),
+        "table.tiles": 8 * int(Tiles.COUNT) * max(len(plan.tiles), 1),
+        "table.job": 8 * int(Job.COUNT),
+        "table.clip_norm": 8,
+    }
+
+
+def places_in(slabs: Mapping[str, int], tables: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """Where slabs and then tables begin, given their bytes, and how many bytes all have."""
+    places, total = {}, 0
+    for name, nbytes in [*slabs.items(), *tables.items()]:
+        places[name] = total
+        total += -(-max(nbytes, 1) // ALIGNMENT) * ALIGNMENT
+    return places, total
+
+
+def slab_sizes(plan: Plan, shared: Container[str] = ()) -> dict[str, int]:
+    """Bytes of a plan's slabs, without those that are shared."""
+    items = {"real": ITEM_BYTES[plan.dtype], "int64": 8, "float64": 8}
+    return {
+        slab.name: slab.elements * items[slab.kind]
+        for slab in plan.slabs
+        if slab.name not in shared
+    }

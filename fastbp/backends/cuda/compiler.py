@@ -1,12 +1,12 @@
-"""Compiling kernels to machine code: the only module that touches numba-cuda-mlir.
+"""Compiling kernels to machine code: with `tensor_words`, all that touches numba-cuda-mlir.
 
 It gives the words of `language` and of `fastbp.elementary` their meaning on the device, turns plain
 Python functions into device functions, and emits a cubin for a named architecture; no driver and no
 GPU are needed. Imported where the cache has no code, and only there.
 
 Pointers are LLVM's, so an index costs no wrap-around. Which memory a pointer leads to is inferred
-once everything is inlined: `as_pointer` says global, `shared_memory` says shared, and every load and
-store of the result says so too.
+once everything is inlined: `as_pointer` says global, `shared_memory` says shared, and so does every
+load and store of the result then.
 """
 
 from __future__ import annotations
@@ -24,28 +24,27 @@ from numba_cuda_mlir._mlir.dialects import math as mathematics
 from numba_cuda_mlir._mlir.extras import types as T
 from numba_cuda_mlir.lowering_utilities import constant as mlir_constant
 from numba_cuda_mlir.lowering_utilities import convert, try_extract_constant
+from numba_cuda_mlir.numba_cuda.cudadrv.libs import get_cudalib
 
 from fastbp import elementary
-from fastbp.backends.cuda import language
+from fastbp.backends.cuda import language, tensor_words
 from fastbp.backends.cuda.elementary import make_sine
 from fastbp.backends.cuda.functions import Functions
 
 __all__ = ["compile_cubin", "number_type"]
 
+device: Any = cuda  # whose stub has not all that it has
 GLOBAL, SHARED = 1, 3  # LLVM's address spaces
 DYNAMIC = -2147483648  # an index of getelementptr that is not a constant
 VECTOR_BITS = 128
-NUMBER_TYPES = {"float32": types.float32, "float64": types.float64, "int64": types.int64}
 
 
 def number_type(dtype: str) -> Any:
     """The compiler's type for ``float32``, ``float64`` or ``int64``."""
-    return NUMBER_TYPES[dtype]
+    return getattr(types, dtype)
 
 
-# The words. Code is emitted for a word where it stands, which costs the compiler a fraction of what
-# a function of its own would.
-
+# Code is emitted for a word where it stands, a fraction of the work of a function of its own.
 INTEGER, FLOAT, NUMBER, POINTER = types.Integer, types.Float, types.Number, types.CPointer
 
 
@@ -91,13 +90,9 @@ def long(value: Any) -> Any:
     return mlir_constant(value, T.i64()) if isinstance(value, int) else convert(value, T.i64())
 
 
-def pointer_type() -> Any:
-    return llvm.PointerType.get()
-
-
 def element_address(builder: Any, kind: Any, pointer: Any, index: Any) -> Any:
-    storage = builder.get_storage_type(kind.dtype)
-    return llvm.getelementptr(pointer_type(), pointer, [long(index)], [DYNAMIC], storage, None)
+    storage, result = builder.get_storage_type(kind.dtype), llvm.PointerType.get()
+    return llvm.getelementptr(result, pointer, [long(index)], [DYNAMIC], storage, None)
 
 
 def index_plus(base: Any, step: Any, count: int) -> Any:
@@ -111,29 +106,25 @@ def storage_vector(builder: Any, pointer: Any) -> tuple[Any, int]:
     return ir.VectorType.get([numbers], builder.get_storage_type(pointer.dtype)), numbers
 
 
-def supply_special_registers() -> None:
-    """Who a thread is."""
-    for function, name in (
-        (language.thread, "tid"),
-        (language.threads, "ntid"),
-        (language.block, "ctaid"),
-        (language.blocks, "nctaid"),
-    ):
-        read = getattr(nvvm, f"read_ptx_sreg_{name}_x")
-        word(function, number)(lambda builder, kinds, read=read: long(read()))
+def register_reader(name: str) -> Any:
+    """Code that reads a special register."""
+    read = getattr(nvvm, f"read_ptx_sreg_{name}")
+    return lambda builder, kinds: long(read())
 
 
-def supply_divisions() -> None:
-    """Division of non-negative integers of 31 bits."""
-    for function, divide in ((language.quotient, arith.divui), (language.remainder, arith.remui)):
-
-        @word(function, number, INTEGER, INTEGER)
-        def emit(builder: Any, kinds: Any, a: Any, b: Any, divide: Any = divide) -> Any:
-            return arith.extui(T.i64(), divide(convert(a, T.i32()), convert(b, T.i32())))
+def division(divide: Any) -> Any:
+    """Code that divides non-negative integers of 31 bits."""
+    return lambda builder, kinds, a, b: arith.extui(
+        T.i64(), divide(convert(a, T.i32()), convert(b, T.i32()))
+    )
 
 
-supply_special_registers()
-supply_divisions()
+word(language.thread, number)(register_reader("tid_x"))
+word(language.threads, number)(register_reader("ntid_x"))
+word(language.block, number)(register_reader("ctaid_x"))
+word(language.blocks, number)(register_reader("nctaid_x"))
+word(language.quotient, number, INTEGER, INTEGER)(division(arith.divui))
+word(language.remainder, number, INTEGER, INTEGER)(division(arith.remui))
 
 
 @word(language.barrier, nothing)
@@ -144,7 +135,7 @@ def barrier(builder: Any, kinds: Any) -> None:
 @word(language.as_pointer, pointer_to_last, INTEGER, types.Any)
 def as_pointer(builder: Any, kinds: Any, address: Any, kind: Any) -> Any:
     in_global = llvm.inttoptr(res=llvm.PointerType.get(GLOBAL), arg=long(address))
-    return llvm.addrspacecast(pointer_type(), in_global)
+    return llvm.addrspacecast(llvm.PointerType.get(), in_global)
 
 
 @word(language.shared_memory, pointer_to_last, types.Any)
@@ -157,7 +148,7 @@ def shared_memory(builder: Any, kinds: Any, kind: Any) -> Any:
     # object of one byte, with which nothing larger could overlap.
     address = llvm.inline_asm(T.i64(), [index], "mov.u64 $0, $1;", "=l,l")
     in_shared = llvm.inttoptr(res=llvm.PointerType.get(SHARED), arg=address)
-    return llvm.addrspacecast(pointer_type(), in_shared)
+    return llvm.addrspacecast(llvm.PointerType.get(), in_shared)
 
 
 @word(language.offset, first, POINTER, INTEGER)
@@ -168,8 +159,8 @@ def offset(builder: Any, kinds: Any, pointer: Any, elements: Any) -> Any:
 @word(language.registers, pointer_to_last, INTEGER, types.Any)
 def registers(builder: Any, kinds: Any, count: Any, kind: Any) -> Any:
     storage = builder.get_storage_type(kinds[1].instance_type)
-    elements = long(try_extract_constant(count))
-    return llvm.alloca(pointer_type(), elements, storage, alignment=16)
+    size = long(try_extract_constant(count))
+    return llvm.alloca(llvm.PointerType.get(), size, storage, alignment=16)
 
 
 @word(language.fill, nothing, POINTER, INTEGER, types.Any, INTEGER)
@@ -279,8 +270,10 @@ def emit_as_first(operation: Any) -> Any:
 
 for _name in ("exp", "expm1", "log", "log1p", "tanh", "erf", "sqrt"):
     word(getattr(elementary, _name), real, FLOAT)(emit_as_first(getattr(mathematics, _name)))
-for _function in (language.fma, elementary.multiply_add):
-    word(_function, real, FLOAT, NUMBER, NUMBER)(emit_as_first(mathematics.fma))
+word(language.fma, real, FLOAT, NUMBER, NUMBER)(emit_as_first(mathematics.fma))
+word(elementary.multiply_add, real, FLOAT, NUMBER, NUMBER)(emit_as_first(mathematics.fma))
+for _function, (_emit, *_kinds) in tensor_words.CODE.items():
+    word(_function, nothing, *_kinds)(_emit)
 
 
 @word(elementary.constant, lambda value, like: real(like), NUMBER, FLOAT)
@@ -312,7 +305,7 @@ def cos(x):
 
 @overload(language.grid_barrier)
 def grid_barrier():
-    return lambda: cuda.cg.this_grid().sync()
+    return lambda: device.cg.this_grid().sync()
 
 
 @overload(elementary.power)
@@ -348,7 +341,7 @@ def device_function(function: Any) -> Any:
 
     The compiler would compile it without a name, to learn its type, and once more with the name.
     """
-    dispatcher = cuda.jit(function, device=True)
+    dispatcher = device.jit(function, device=True)
     compile_callee = dispatcher._compile_device_callee
 
     def compile_named(signature: Any, abi_name: str | None = None) -> Any:
@@ -366,7 +359,13 @@ functions = Functions(device_function)
 
 
 def compile_cubin(
-    function: Any, parameters: int, chip: str, threads: int, blocks: int, name: str | None = None
+    function: Any,
+    parameters: int,
+    chip: str,
+    threads: int,
+    blocks: int,
+    name: str = "kernel",
+    cooperative: bool = False,
 ) -> tuple[bytes, str]:
     """The machine code of a kernel, and the name of the kernel in it.
 
@@ -381,24 +380,20 @@ def compile_cubin(
     threads, blocks : int
         Threads of a block, and how many blocks a multiprocessor is to hold: the bounds within
         which the compiler gives out registers.
-    name : str, optional
+    name : str
         That the kernel is to have.
+    cooperative : bool
+        Whether its blocks wait for one another.
     """
-    major, minor = divmod(int(chip.removeprefix("sm_")), 10)
     # The compiler asks the driver for the GPU's architecture even where one is named.
-    toolkit._cached_cc = (major, minor)
-    cubin = cuda.compile_cubin(
+    toolkit._cached_cc = divmod(int(chip.removeprefix("sm_")), 10)
+    cubin: bytes = device.compile_cubin(
         functions.rebound(function),
         types.void(*[types.int64] * parameters),
         chip=chip,
         launch_bounds=(threads, blocks),
-        abi_info={"abi_name": name} if name else {},
+        abi_info={"abi_name": name},
+        # Where `grid_barrier` is; the compiler forgets it where functions are not inlined.
+        link=[get_cudalib("cudadevrt", static=True)] if cooperative else [],
     )
-    return cubin, entry_name(cubin)
-
-
-def entry_name(cubin: bytes) -> str:
-    """The name of the only kernel: the one that has a section of parameters."""
-    marker = b".nv.constant0."
-    begin = cubin.index(marker) + len(marker)
-    return cubin[begin : cubin.index(b"\0", begin)].decode()
+    return cubin, name

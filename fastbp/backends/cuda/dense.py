@@ -24,17 +24,18 @@ from fastbp.backends.cuda.language import (
     shared_memory,
     thread,
 )
-from fastbp.backends.cuda.product import multiply_rows, whole_parts
+from fastbp.backends.cuda.product import whole_parts
+from fastbp.backends.cuda.tensor_cores import multiply_rows
 from fastbp.backends.cuda.tuning import THREADS, TileShape
 
 __all__ = ["dense_backward_data", "dense_forward"]
 
 
-def dense_forward(real, law, setting_count, shape: TileShape, near):
+def dense_forward(real, law, setting_count, shape: TileShape, near, precision="float32"):
     """output, derivative = law(inputs @ weight + bias); the derivative may be absent."""
     panel, down = shape.columns, THREADS // shape.columns
     reads_near, writes_near = near
-    multiply = multiply_rows(real, shape, reads_near)
+    multiply = multiply_rows(real, shape, reads_near, precision)
     settings_of = reader(setting_count)
 
     def dense_forward(arguments, first, last, part, place):
@@ -88,14 +89,14 @@ def dense_forward(real, law, setting_count, shape: TileShape, near):
     return dense_forward
 
 
-def dense_backward_data(real, shape: TileShape, near):
+def dense_backward_data(real, shape: TileShape, near, precision="float32"):
     """input_delta *= delta @ weight.T: the derivative that forward left there meets its delta.
 
     With `replace`, input_delta = delta @ weight.T: the inputs of a network have no derivative.
     """
     panel, down = shape.columns, THREADS // shape.columns
     reads_near, writes_near = near
-    multiply = multiply_rows(real, shape, reads_near)
+    multiply = multiply_rows(real, shape, reads_near, precision)
 
     def dense_backward_data(arguments, first, last, part, place):
         share, shares = part

@@ -8,11 +8,13 @@ integer M, and only a window of the bits of 2/pi matters for its quotient by pi/
 above give multiples of 4, those below too little (Payne and Hanek, Radian reduction for
 trigonometric functions, 1983; Muller, Elementary Functions, 3rd edition, 2016, section 11.4).
 
-The window is picked by masks rather than from a table, which would be memory. Integers are those of
-64 bits and hold words of 32. The product of two words may wrap when compiled; that changes no bit,
-because it is used only in its lowest 32 bits after at most one shift by 32.
+The window is picked by masks rather than from a table, which would be memory: for each bit of its
+place, all words move up by a power of two or stay. That is written out, since the compiler takes
+ten times as long over loops and tuples. Words of 32 bits are held in integers of 64; what wraps
+there when compiled changes no bit, because it is used only in its lowest 32 bits after at most one
+shift by 32.
 
-No product is added to anything but by `fma`: the compiler is free to fuse the rest.
+No product is added to anything but by `fma`, or the compiler would be free to fuse the two.
 """
 
 from __future__ import annotations
@@ -267,6 +269,7 @@ def make_large_reduction(dtype: str, real: Any) -> Callable[..., Any]:
         # Of the quarter turns, the nearest integer, and the distance from it in units of 2**-62.
         quadrant = (first_word + EIGHTH) >> 30
         distance = ((((first_word + EIGHTH) & QUARTER) - EIGHTH) << 32) | second_word
+        # The same as a sum of two numbers, and that times pi/2 as one.
         turn = real(distance)
         rest = real(distance - int(turn))
         if not is_single:
@@ -321,7 +324,11 @@ def make_polynomial(coefficients: tuple[float, ...], real: Any) -> Callable[...,
 
 
 def make_sine(dtype: str, real: Any, is_cosine: bool) -> Callable[..., Any]:
-    """Make sin(x), or cos(x) = sin(abs(x) + pi/2), for a number type of the compiler or of NumPy."""
+    """Make sin(x), or cos(x) = sin(abs(x) + pi/2).
+
+    `real` is the compiler's type for `dtype`, or NumPy's. The errors are below 1.55 units in the
+    last place: in float32 for all arguments, in float64 for all that were tried.
+    """
     reduce = make_reduction(dtype, real)
     sine_bend = make_polynomial(FORMATS[dtype].sine, real)
     cosine_bend = make_polynomial(FORMATS[dtype].cosine, real)

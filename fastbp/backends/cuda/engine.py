@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Iterator, Mapping
@@ -12,11 +13,20 @@ from numpy.typing import NDArray
 
 from fastbp import shuffle
 from fastbp.backends.contract import Batch, Scalar, Status
-from fastbp.backends.cuda.buffers import Buffers
-from fastbp.backends.cuda.job import Job, Tiles
+from fastbp.backends.cuda.buffers import (
+    Buffers,
+    Memory,
+    places_in,
+    slab_sizes,
+    steps_of,
+    table_sizes,
+)
+from fastbp.backends.cuda.foreign import same_array
+from fastbp.backends.cuda.job import Job
 from fastbp.backends.cuda.pace import Pace
 from fastbp.backends.cuda.program import Program
 from fastbp.backends.cuda.tuning import THREADS
+from fastbp.errors import DeviceError
 from fastbp.plan import Plan, Step
 
 __all__ = ["Engine"]
@@ -44,19 +54,22 @@ class Engine:
         self, plan: Plan, device: Any, *, shared: Mapping[str, Engine] | None = None
     ) -> None:
         self.plan, self.device = plan, device
-        self.program = Program(plan, device.shared_bytes)
+        tables = table_sizes(plan)
+        _, image_bytes = places_in(slab_sizes(plan), tables)
+        self.program = Program(plan, device.shared_bytes, image_bytes)
         self.arguments: list[int] = []
         self.data_positions: dict[str, list[int]] = {}
         self.arrays: dict[str, NDArray[Any]] = {}  # what data tensors are bound to
-        self.memory: dict[str, tuple[int, int]] = {}  # their device memory: address, bytes
+        self.memory: dict[str, Memory] = {}  # of their copies on the device
+        self.sources: dict[str, Any] = {}  # arrays of others on the device, used as they are
         self.batch_rows = plan.batch_rows
         self.buffers = Buffers(
             plan,
             device,
-            self.table_sizes(),
+            tables,
             {name: engine.buffers for name, engine in (shared or {}).items()},
         )
-        self.rates_memory = (0, 0)
+        self.rates_memory: Memory | None = None
         self.scalars = np.zeros(int(Scalar.COUNT))
         self.batch = np.zeros(int(Batch.COUNT), dtype=np.int64)
         self.job = np.zeros(int(Job.COUNT), dtype=np.int64)
@@ -69,28 +82,11 @@ class Engine:
 
     # Tables.
 
-    def steps(self) -> list[Step]:
-        """Every step of the plan that has arguments, once."""
-        plan = self.plan
-        once = [step for step in (plan.reduce_loss, plan.begin, plan.reduce_tiles) if step]
-        return [step for step, *_ in self.program.steps] + once + list(plan.weight_steps)
-
-    def table_sizes(self) -> dict[str, int]:
-        """Bytes of the tables that lie beside the slabs."""
-        numbers = sum(3 * len(step.tensors) + len(step.sizes) for step in self.steps())
-        return {
-            "table.arguments": 8 * numbers,
-            "table.program": 8 * 5 * len(self.program.steps),
-            "table.tiles": 8 * int(Tiles.COUNT) * max(len(self.plan.tiles), 1),
-            "table.job": 8 * int(Job.COUNT),
-            "table.clip_norm": 8,
-        }
-
     def build_tables(self) -> None:
         """Fill the tables, and send them to the device."""
         plan, addresses = self.plan, self.buffers.addresses
         starts = {}
-        for step in self.steps():
+        for step in steps_of(self.plan):
             starts[id(step)] = addresses["table.arguments"] + 8 * self.add_arguments(step)
         self.argument_table = np.array(self.arguments, dtype=np.int64)
         program = [
@@ -127,6 +123,10 @@ class Engine:
             Job.REDUCE_TILES: starts.get(id(plan.reduce_tiles), 0),
             Job.STRIDE: self.program.stride,
             Job.STAGING: self.program.staging,
+            Job.IMAGE: self.buffers.memory.address,
+            Job.IMAGE_COUNT: self.buffers.nbytes // 8,
+            Job.TABLES: (addresses["table.arguments"] - self.buffers.memory.address) // 8,
+            Job.WORK: self.program.work_bytes // 8,
         }.items():
             self.job[place] = value
         self.send_arguments()
@@ -158,47 +158,55 @@ class Engine:
 
     # Data.
 
-    def bind(self, name: str, array: NDArray[Any] | None) -> None:
-        """Copy a data tensor to the device, and point its arguments there; or at nothing."""
+    def bind(self, name: str, array: NDArray[Any] | None, source: Any = None) -> None:
+        """Point a data tensor at an array, which is copied to the device; or at nothing.
+
+        `source` is what the array was made from: where that lies on this device with the same
+        numbers in the same order, it is used as it is.
+        """
         if name not in self.data_positions:
             return
         entry = [0, 0, 0]
+        self.sources.pop(name, None)
         if array is not None:
             columns = array.shape[1] if array.ndim == 2 else 1
-            entry = [self.memory_for(name, array.nbytes), array.shape[0], columns]
+            found = same_array(source, array, self.device)
+            if found is None:
+                entry = [self.memory_for(name, array.nbytes), array.shape[0], columns]
+                if name != OUTPUT:
+                    self.device.upload(entry[0], array)
+            else:
+                self.sources[name] = found
+                entry = [found.address, array.shape[0], columns]
             self.arrays[name] = array
-            if name != OUTPUT:
-                self.device.upload(entry[0], array)
         for position in self.data_positions[name]:
             self.argument_table[position : position + 3] = entry
         self.send_arguments()
 
     def memory_for(self, name: str, nbytes: int) -> int:
         """Device memory for a data tensor, kept for the next one of no greater size."""
-        address, held = self.memory.get(name, (0, 0))
-        if held < nbytes:
-            if held:
-                del self.memory[name]
-                self.device.free(address)
-            address = self.device.allocate(nbytes)
-            self.memory[name] = (address, nbytes)
-        return address
+        held = self.memory.get(name)
+        if held is None or held.nbytes < nbytes:
+            if held is not None:
+                held.close()
+            held = self.memory[name] = Memory(self.device, nbytes)
+        return held.address
 
     def release(self) -> None:
         """Let go of the arrays that data tensors point at, and of their device memory."""
         for name in list(self.arrays):
             self.bind(name, None)
         self.arrays.clear()
-        for address, _ in self.memory.values():
-            self.device.free(address)
+        for memory in self.memory.values():
+            memory.close()
         self.memory.clear()
 
     def close(self) -> None:
         """Give all device memory back; the engine is of no use afterwards."""
-        self.release()
-        if self.rates_memory[0]:
-            self.device.free(self.rates_memory[0])
-        self.rates_memory = (0, 0)
+        with contextlib.suppress(DeviceError):  # a broken device has no memory to give back
+            self.release()
+        if self.rates_memory is not None:
+            self.rates_memory.close()
         self.graph = None
         self.buffers.close()
 
@@ -236,7 +244,10 @@ class Engine:
 
     def store_parameters(self, flat: NDArray[Any], snapshot: NDArray[Any] | None = None) -> None:
         """Copy the parameters, or those of a snapshot, into a flat vector."""
-        slab = self.snapshot() if snapshot is None else snapshot
+        slab = snapshot
+        if slab is None:
+            slab = self.snapshot()
+            self.device.download(self.scalars, self.buffers.address("scalars"))
         for name, matrix in self.matrices_of(flat):
             self.read(name, slab, matrix)
 
@@ -308,14 +319,12 @@ class Engine:
         """The learning rates of an epoch: one number, if all are the same."""
         is_same = bool((rates == rates[0]).all())
         wanted = rates[:1] if is_same else rates
-        address, held = self.rates_memory
-        if held < wanted.nbytes:
-            if held:
-                self.device.free(address)
-            address = self.device.allocate(rates.nbytes)
-            self.rates_memory = (address, rates.nbytes)
-        self.device.upload(address, np.ascontiguousarray(wanted))
-        self.job[Job.LEARNING_RATES], self.job[Job.RATE_STEP] = address, int(not is_same)
+        memory = self.rates_memory
+        if memory is None or memory.nbytes < rates.nbytes:
+            memory = self.rates_memory = Memory(self.device, rates.nbytes)
+        self.device.upload(memory.address, np.ascontiguousarray(wanted))
+        self.job[Job.LEARNING_RATES] = memory.address
+        self.job[Job.RATE_STEP] = int(not is_same)
 
     def run(self, first_batch: int, last_batch: int) -> tuple[Status, int]:
         """Run some batches of the epoch; return how it ended and how many were completed."""
@@ -383,4 +392,4 @@ class Engine:
         self.begin_epoch(data_rows)
         self.run_in_calls(-(-data_rows // self.batch_rows))
         if OUTPUT in self.arrays:
-            self.device.download(self.arrays[OUTPUT], self.memory[OUTPUT][0])
+            self.device.download(self.arrays[OUTPUT], self.memory[OUTPUT].address)

@@ -31,6 +31,8 @@ class Kernel:
         Whether rows are read from and left in shared memory.
     numbers : tuple of (str, int)
         What else its factory takes, by name.
+    precision : str
+        Of the factors of its product: ``"float32"`` stands for the numbers as they are.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Kernel:
     tile: tuple[int, int] = (0, 0)
     near: tuple[bool, bool] = (False, False)
     numbers: tuple[tuple[str, int], ...] = ()
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,9 @@ class Entry:
         Whether it runs whole batches.
     single : bool
         Whether its grid is one block.
+    in_shared : bool
+        Whether that block has all memory of the engine in shared memory: pointers made of addresses
+        lead to global or to shared memory then.
     blocks : int
         How many blocks a multiprocessor is to hold, which bounds the registers.
     """
@@ -70,6 +76,7 @@ class Entry:
     phases: tuple[Phase, ...]
     resident: bool = False
     single: bool = False
+    in_shared: bool = False
     blocks: int = 1
 
     def build(self, real: Any, integer: Any, wide: Any) -> Callable[[int, int, int], None]:
@@ -78,10 +85,29 @@ class Entry:
 
         kinds = (real, integer, wide)
         phases = [build_phase(phase, self.dtype, kinds) for phase in self.phases]
-        if self.resident:
-            return driver.resident(kinds, phases, self.single)
-        (phase,) = phases
-        return driver.launched(kinds, phase)
+        function: Callable[[int, int, int], None]
+        if self.in_shared:
+            function = driver.resident_in_shared(kinds, phases)
+        elif self.resident:
+            function = driver.resident(kinds, phases, self.single)
+        else:
+            (phase,) = phases
+            function = driver.launched(kinds, phase)
+        return function
+
+    @property
+    def symbol(self) -> str:
+        """The kernel's name in the code, which profilers show."""
+        name = "batches" if self.resident else self.phases[0].name
+        return f"fastbp_{name}_{self.dtype}"
+
+    def code(self, compute_capability: tuple[int, int]) -> bytes:
+        """The machine code for devices of a compute capability."""
+        from fastbp.backends.cuda.machine_code import code_of
+
+        code, symbol = code_of(self, compute_capability)
+        assert symbol == self.symbol
+        return code
 
     def __str__(self) -> str:
         names = [phase.name for phase in self.phases]
@@ -95,20 +121,22 @@ def build_phase(phase: Phase, dtype: str, kinds: tuple[Any, Any, Any]) -> Callab
 
     kernels = [build_kernel(kernel, dtype, kinds) for kernel in phase.kernels]
     rows = (phase.rows,) if phase.rows else ()
-    return driver.PHASES[phase.name](kinds, kernels, *rows)
+    factory: Callable[..., Callable[..., None]] = driver.PHASES[phase.name]
+    return factory(kinds, kernels, *rows)
 
 
 def build_kernel(kernel: Kernel, dtype: str, kinds: tuple[Any, Any, Any]) -> Callable[..., None]:
     """The function of one kernel: its factory called with what its parameters name."""
     from fastbp.backends.cuda import dense, gradient, loss, rows, update
 
-    factory = next(
+    factory: Callable[..., Callable[..., None]] = next(
         getattr(module, kernel.name)
         for module in (dense, gradient, loss, rows, update)
         if kernel.name in module.__all__
     )
     values = dict(zip(("real", "integer", "wide"), kinds, strict=True))
-    values |= {"law": kernel.law, "near": kernel.near, **dict(kernel.numbers)}
+    values |= {"law": kernel.law, "near": kernel.near, "precision": kernel.precision}
+    values |= dict(kernel.numbers)
     if kernel.tile != (0, 0):
         values["shape"] = tile_shape(dtype, *kernel.tile)
     return factory(**{name: values[name] for name in inspect.signature(factory).parameters})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastbp.errors import DeviceError
 
-__all__ = ["DeviceArray", "as_device_array"]
+__all__ = ["DeviceArray", "as_device_array", "copy_to_host", "same_array"]
 
 FIRST_WITH_STREAM = 3  # version of the interface
 
@@ -107,3 +109,50 @@ def wait_for_producer(interface: dict[str, Any], device: Any) -> None:
     if stream == 0:
         raise ValueError("the CUDA array interface allows no stream 0, which could mean two things")
     device.wait_for(int(stream))  # 1 and 2 mean to the driver what they mean here
+
+
+def same_array(value: Any, array: NDArray[Any], device: Any) -> DeviceArray | None:
+    """The value, if it lies on a device and holds the numbers of an array as the array has them."""
+    if getattr(value, "__cuda_array_interface__", None) is None:
+        return None
+    if device.ordinal_of(int(value.__cuda_array_interface__["data"][0] or 0)) != device.ordinal:
+        return None
+    found = as_device_array(value, device)
+    if found is None or found.strides is not None or found.dtype != array.dtype:
+        return None
+    return found if math.prod(found.shape) == array.size else None
+
+
+def copy_to_host(value: Any, open_device: Callable[[int], Any]) -> NDArray[Any]:
+    """A copy in host memory of an array that lies on some device.
+
+    Parameters
+    ----------
+    value : object
+        With ``__cuda_array_interface__``.
+    open_device : callable
+        From the number of a device to the device.
+
+    Raises
+    ------
+    DeviceError, ValueError
+        As `as_device_array`.
+    """
+    first = open_device(0)
+    address = int(value.__cuda_array_interface__["data"][0] or 0)
+    ordinal = first.ordinal_of(address) if address else 0
+    device = first if not ordinal else open_device(ordinal)
+    found = as_device_array(value, device)
+    assert found is not None
+    if math.prod(found.shape) == 0:
+        return np.empty(found.shape, found.dtype)
+    if found.strides is None:
+        array = np.empty(found.shape, found.dtype)
+        device.download(array, found.address)
+        return array
+    reach = [(n - 1) * stride for n, stride in zip(found.shape, found.strides, strict=True)]
+    low = sum(min(each, 0) for each in reach)
+    high = sum(max(each, 0) for each in reach) + found.dtype.itemsize
+    span = np.empty(high - low, np.uint8)
+    device.download(span, found.address + low)
+    return np.ndarray(found.shape, found.dtype, span.data, -low, found.strides)

@@ -16,8 +16,9 @@ from fastbp.backends.cuda.intrinsics import (
     size,
 )
 from fastbp.backends.cuda.language import barrier, quotient, remainder, shared_memory, thread
-from fastbp.backends.cuda.product import multiply_transposed, whole_parts
+from fastbp.backends.cuda.product import whole_parts
 from fastbp.backends.cuda.reductions import block_sum
+from fastbp.backends.cuda.tensor_cores import multiply_transposed
 from fastbp.backends.cuda.tuning import THREADS, TileShape
 
 __all__ = ["dense_bias_gradient", "dense_weight_gradient", "finish_gradient"]
@@ -34,14 +35,14 @@ def share_of_rows(rows, share, shares):
     return first, min(first + each, rows)
 
 
-def dense_weight_gradient(real, integer, shape: TileShape):
+def dense_weight_gradient(real, integer, shape: TileShape, precision="float32"):
     """gradient += inputs.T @ delta over a share of the rows, from zero in the first segment.
 
     Each share adds to its copy of the gradient.
     A tile is a run of rows of one panel of the gradient, and no higher than a panel of the inputs.
     """
     panel, down = shape.columns, THREADS // shape.columns
-    multiply = multiply_transposed(real, shape)
+    multiply = multiply_transposed(real, shape, precision)
 
     def dense_weight_gradient(arguments, first, last, part, place):
         share, shares = part

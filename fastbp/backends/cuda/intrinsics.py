@@ -1,7 +1,7 @@
 """Reading a kernel's row of arguments, and tuples of numbers in memory.
 
-A row holds, for each tensor of the kernel's contract, its address, rows and padded columns, and then
-the sizes; all are int64.
+A row holds, for each tensor of the kernel's contract, its address, rows and padded columns, and
+then the sizes; all are int64.
 """
 
 from __future__ import annotations

@@ -36,7 +36,11 @@ class Job(IntEnum):
     REDUCE_TILES = 19
     STRIDE = 20  # numbers between rows that stay in shared memory
     STAGING = 21  # where the memory of the products begins, in numbers
-    COUNT = 22
+    IMAGE = 22  # address and numbers of the memory that a launch may have in shared memory
+    IMAGE_COUNT = 23
+    TABLES = 24  # where tables of addresses begin in it, in numbers
+    WORK = 25  # numbers of shared memory before it
+    COUNT = 26
 
 
 class Program(IntEnum):

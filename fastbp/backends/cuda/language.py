@@ -4,8 +4,8 @@ A kernel is a Python function over these words. `compiler` gives each a meaning 
 the interpreter they go to `machine`, whatever a caller has put there, so that the same kernels run
 where there is no GPU and no compiler. Nothing is imported here.
 
-A pointer is typed: ``pointer[i]`` reads and writes element i. Addresses are integers. All of a block
-runs a kernel; `thread` and `block` say who one is.
+A pointer is typed: ``pointer[i]`` reads and writes element i. Addresses are integers. All threads
+of a block run a kernel; `thread` and `block` say who one is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "address_of",
     "as_pointer",
     "barrier",
     "block",
@@ -22,11 +23,15 @@ __all__ = [
     "fma",
     "grid_barrier",
     "load_vectors",
+    "mma_bf16",
+    "mma_tf32",
     "offset",
     "outer_product",
+    "pack_bf16",
     "quotient",
     "registers",
     "remainder",
+    "round_to_tf32",
     "shared_memory",
     "shuffle_xor",
     "store_vectors",
@@ -76,6 +81,12 @@ def as_pointer(address: int, kind: Any) -> Any:
     return machine.as_pointer(address, kind)
 
 
+def address_of(pointer: Any) -> int:
+    """The address of a pointer, which `as_pointer` takes in kernels that reach shared memory so."""
+    address: int = machine.address_of(pointer)
+    return address
+
+
 def shared_memory(kind: Any) -> Any:
     """A pointer to the shared memory that the launch asked for."""
     return machine.shared_memory(kind)
@@ -86,9 +97,7 @@ def offset(pointer: Any, elements: int) -> Any:
     return machine.offset(pointer, elements)
 
 
-def load_vectors(
-    target: Any, index: int, source: Any, place: int, apart: int, count: int
-) -> None:
+def load_vectors(target: Any, index: int, source: Any, place: int, apart: int, count: int) -> None:
     """Fill registers from `index` on with `count` vectors of 16 bytes, each in one load.
 
     Vector j comes from element ``place + j * apart``, a multiple of 16 bytes. `index` and `count`
@@ -168,3 +177,49 @@ def shuffle_xor(value: Any, mask: int) -> Any:
     All 32 threads of a warp take part.
     """
     return machine.shuffle_xor(value, mask)
+
+
+# Tensor cores. Their factors are words of 32 bits in registers of float32: a number of tf32 (float32
+# without its last 13 bits), or two of bfloat16 (float32 without its last 16 bits).
+
+
+def round_to_tf32(
+    target: Any, index: int, source: Any, first: int, step: int, count: int
+) -> None:
+    """Round numbers to the nearest tf32, ties away from zero.
+
+    Register index + i of `target` gets register first + i * step of `source`; all but the registers
+    are constants.
+    """
+    machine.round_to_tf32(target, index, source, first, step, count)
+
+
+def pack_bf16(
+    target: Any, index: int, source: Any, low: int, high: int, step: int, count: int
+) -> None:
+    """Round pairs of numbers to the nearest bfloat16, ties to even, and put each pair in a word.
+
+    Register index + i of `target` gets registers low + i * step and, in its upper half,
+    high + i * step of `source`; all but the registers are constants.
+    """
+    machine.pack_bf16(target, index, source, low, high, step, count)
+
+
+def mma_tf32(sums: Any, left: Any, right: Any, high: int, wide: int) -> None:
+    """sums += left @ right of a warp: `high` times `wide` products of 16 x 8 and 8 x 8 words.
+
+    All 32 threads of a warp take part. For h, d and c of 0 and 1, thread 4 g + t has
+
+    - row g + 8 h, word t + 4 d of left fragment i in ``left[4 * i + 2 * d + h]``;
+    - word t + 4 d, column g of right fragment j in ``right[2 * j + d]``;
+    - row g + 8 h, column 2 t + c of their sums in ``sums[(4 * i + 2 * h + c) * wide + j]``.
+
+    `high` and `wide` are constants. The products are exact; how their sums are rounded, if to no less
+    than float32, is the hardware's.
+    """
+    machine.mma_tf32(sums, left, right, high, wide)
+
+
+def mma_bf16(sums: Any, left: Any, right: Any, high: int, wide: int) -> None:
+    """As `mma_tf32`, with words of two numbers each, and so twice the depth."""
+    machine.mma_bf16(sums, left, right, high, wide)

@@ -1,16 +1,16 @@
-"""How many batches the next call launches: about `CALL_SECONDS` of work, so that Ctrl-C lands soon."""
+"""How many batches the next call launches: so few that Ctrl-C lands soon."""
 
 from __future__ import annotations
 
 __all__ = ["CALL_SECONDS", "Pace"]
 
-CALL_SECONDS = 0.04
+CALL_SECONDS = 0.04  # of work in a call, about
 
 
 class Pace:
     """The measured speed of an engine."""
 
-    prefers_parallel = True  # as the CPU's says when it runs on several threads
+    prefers_parallel = False  # threads of the processor have no part in it
 
     def __init__(self) -> None:
         self.batches = 1

@@ -1,8 +1,8 @@
 """The matrix product of a block of threads: a tile of sums in registers, factors in shared memory.
 
 The depth is taken 16 at a time. While the sums of one part are added up from shared memory, the
-next part is on its way from global memory into registers, and goes to the other of two buffers. Each
-sum is one chain of fused multiply-adds in ascending order of the depth.
+next part is on its way from global memory into registers, and goes to the other of two buffers.
+Each sum is one chain of fused multiply-adds in ascending order of the depth.
 
 A tile is as wide as a panel, so that all of the right factor's columns lie in one panel, and a part
 of the depth never straddles two panels of the left one.

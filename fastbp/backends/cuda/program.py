@@ -14,6 +14,7 @@ from fastbp.plan import Plan, Step, Tensor
 __all__ = ["Launch", "Program"]
 
 PRODUCTS = ("dense_forward", "dense_backward_data")
+SINGLE_TILES = 2  # of rows, that one block takes by itself
 SHORTEST_SHARED = 16 * THREADS  # bytes; what sums over a block need
 
 
@@ -38,12 +39,18 @@ class Program:
         Rows of the propagation pass; the first one orders the rows.
     batch : list of Launch
         What one batch launches, in order.
-    shared_bytes : int
-        Of every launch.
+    shared_limit : int
+        The most shared memory that a block can have.
+    image_bytes : int
+        Of all memory of the engine but the data.
+    is_in_shared : bool
+        Whether that is in shared memory while batches run.
     """
 
     plan: Plan
     shared_limit: int
+    image_bytes: int = 0
+    is_in_shared: bool = False
     steps: list[tuple[Step, int, int, int, int]] = field(default_factory=list)
     batch: list[Launch] = field(default_factory=list)
 
@@ -57,7 +64,7 @@ class Program:
             # Products write whole panels; a vector more keeps rows from the same banks.
             wide = [n for n in plan.network.sizes if n <= plan.geometry.fused_columns]
             self.stride = -(-max(wide) // self.panel) * self.panel + plan.line
-            while self.bytes_of_shared > self.shared_limit and self.rows // 2 >= self.least_rows:
+            while self.work_bytes > self.shared_limit and self.rows // 2 >= self.least_rows:
                 self.rows //= 2
         self.segments = -(-plan.batch_rows // plan.segment_rows)
         self.lay_out()
@@ -79,13 +86,18 @@ class Program:
 
     @property
     def bytes_of_shared(self) -> int:
-        """Shared memory of a block: rows that stay, then staging or the tile of a result."""
+        """Shared memory of a launch."""
+        return self.work_bytes + (self.image_bytes if self.is_in_shared else 0)
+
+    @property
+    def work_bytes(self) -> int:
+        """What the kernels work in: rows that stay, then staging or the tile of a result."""
         shape = tile_shape(self.plan.dtype, self.rows, self.panel)
         staged = 2 * (self.rows * left_stride(shape) + DEPTH * self.panel)
         tile = max(self.rows, self.panel) * (self.panel + 1)
         square = 4 * DEPTH * self.panel
         numbers = max(self.staging + max(staged, self.rows * self.panel), tile, square)
-        return max(numbers * self.item, SHORTEST_SHARED)
+        return -(-max(numbers * self.item, SHORTEST_SHARED) // 256) * 256
 
     # The propagation pass.
 
@@ -164,12 +176,13 @@ class Program:
         """A step's kernel, specialised."""
         if step.kernel == "order_rows":
             return Kernel("order_rows")
-        law = KERNELS[step.kernel].law
+        plan, law = self.plan, KERNELS[step.kernel].law
         function, numbers = None, ()
         if law and step.law is not None:
             function = step.law.law
             numbers = (("setting_count", len(step.law.settings)),)
-        return Kernel(step.kernel, function, (self.rows, self.panel), near, numbers)
+        precision = plan.geometry.precision if step.kernel in PRODUCTS else "float32"
+        return Kernel(step.kernel, function, (self.rows, self.panel), near, numbers, precision)
 
     # The weight pass.
 
@@ -181,7 +194,7 @@ class Program:
         square = (self.panel, self.panel)
         kernels = [
             Kernel("reduce_loss"),
-            Kernel("dense_weight_gradient", None, square),
+            Kernel("dense_weight_gradient", None, square, precision=plan.geometry.precision),
             Kernel("dense_bias_gradient", None, square),
         ]
         if plan.begin:
@@ -250,10 +263,18 @@ class Program:
     def resident_launch(
         self, passes: list[Phase], tail: list[tuple[Phase, int]], row_tiles: int
     ) -> Launch:
-        """All phases in one launch: one block where the rows are one tile, else cooperating ones."""
+        """All phases in one launch: of one block for few tiles of rows, else of some that meet."""
         phases = (*passes, self.sums_phase(), *[phase for phase, _ in tail])
-        is_single = row_tiles <= 2
-        entry = Entry(self.plan.dtype, phases, resident=True, single=is_single)
+        is_single = row_tiles <= SINGLE_TILES
+        needed = self.work_bytes + self.image_bytes
+        self.is_in_shared = is_single and needed <= self.shared_limit
+        entry = Entry(
+            self.plan.dtype,
+            phases,
+            resident=True,
+            single=is_single,
+            in_shared=self.is_in_shared,
+        )
         grid = 1 if is_single else max(row_tiles, self.sums_grid)
         return Launch(entry, grid, cooperative=not is_single)
 

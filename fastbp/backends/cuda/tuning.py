@@ -1,7 +1,7 @@
 """All numbers that tune the CUDA backend. None of them is measured on a GPU yet.
 
 They follow from the sizes of the processors (132 multiprocessors, 256 KiB of registers and up to
-227 KiB of shared memory each) and are to be replaced by measurements, with their tables, one by one.
+227 KiB of shared memory each) and are to be replaced by measurements, one by one.
 """
 
 from __future__ import annotations
@@ -83,10 +83,14 @@ def panel_columns(network: Network, dtype: str) -> int:
     return 128 if dtype == "float32" and widest > FUSED_COLUMNS else 64
 
 
-def geometry(network: Network, dtype: str) -> Geometry:
-    """The shapes by which the plans of a network are laid out."""
+def geometry(network: Network, dtype: str, precision: str = "float32") -> Geometry:
+    """The shapes by which the plans of a network are laid out.
+
+    Tensor cores have no kernel that keeps rows in shared memory, so that their way is layered.
+    """
     panel = panel_columns(network, dtype)
-    fused = max(network.sizes[1:]) <= FUSED_COLUMNS
+    fused_columns = FUSED_COLUMNS if precision == "float32" else 0
+    fused = max(network.sizes[1:]) <= fused_columns
     return Geometry(
         alignment=ALIGNMENT,
         panel_lines=panel * ITEM_BYTES[dtype] // ALIGNMENT,
@@ -98,8 +102,9 @@ def geometry(network: Network, dtype: str) -> Geometry:
         lane_rows=0,
         blocks=BLOCKS,
         share_rows=SHARE_ROWS,
-        fused_columns=FUSED_COLUMNS,
+        fused_columns=fused_columns,
         resident_multiply_adds=RESIDENT_MULTIPLY_ADDS,
+        precision=precision,
     )
 
 

@@ -1,10 +1,10 @@
-"""Compiled functions on disk: one file of object code each, in a private folder.
+"""Compiled functions on disk, of all backends: one file of machine code each, in a private folder.
 
-A file holds a magic line, the SHA-256 of the rest, the key and the object code. It is written under
-a temporary name and renamed, so that a file is whole or absent. Whatever is wrong with a file or a
+A file holds a magic line, the SHA-256 of the rest, the key and the code. It is written under a
+temporary name and renamed, so that a file is whole or absent. Whatever is wrong with a file or a
 folder (damaged, truncated, another's, not readable, no space left) is a miss: the caller compiles.
-Object code is machine code that this process will run, so folder and files must belong to the user
-and be writable by nobody else.
+This process will run the code, so folder and files must belong to the user, and nobody else may
+write to them.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def place_of(generation: str, key: str) -> Path:
 
 
 def read_entry(generation: str, key: str) -> bytes | None:
-    """The object code of an entry, or None.
+    """The code of an entry, or None.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def read_entry(generation: str, key: str) -> bytes | None:
 
 
 def write_entry(generation: str, key: str, code: bytes) -> None:
-    """Keep the object code of an entry, if the disk allows it."""
+    """Keep the code of an entry, if the disk allows it."""
     rest = key.encode() + code
     try:
         path = place_of(generation, key)

@@ -1,0 +1,1 @@
+"""The GPU benchmark: correctness, open questions, ceilings and speed of one NVIDIA GPU."""

@@ -1,0 +1,240 @@
+"""Training and derivatives on a simulated GPU: every way to run a step, against the processor."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+from simulated import WAYS, gpu, way  # noqa: F401  (fixtures)
+from simulator import SimulatedDevice
+from strategies import scaled_error
+
+import fastbp as fb
+from fastbp.backends import choose
+from fastbp.backends.cuda import tuning
+
+pytestmark = pytest.mark.usefixtures("gpu")
+
+# One step of float64 rounds to some 1e-16; a few steps of Adam let that grow.
+BOUND = {"float64": 1e-12, "float32": 2e-5}
+
+
+def problem(rows=23, features=3, outputs=2, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(rows, features))
+    return X, np.tanh(X @ rng.normal(size=(features, outputs)))
+
+
+def both(network, X, y, dtype="float64", **settings):
+    """Results and models of the same training on the processor and on the GPU."""
+    found = []
+    for device in ("cpu", "cuda"):
+        model = fb.Model(network, dtype=dtype, seed=3)
+        found.append((fb.train(model, X, y, device=device, **settings), model))
+    (on_cpu, cpu), (on_gpu, gpu_model) = found
+    assert (on_cpu.device, on_gpu.device) == ("cpu", "cuda:0")
+    for name in ("loss", "validation_loss", "gradient_norm", "learning_rate"):
+        expected = on_cpu.history[name]
+        assert np.array_equal(np.isnan(expected), np.isnan(on_gpu.history[name]))
+        assert scaled_error(np.nan_to_num(on_gpu.history[name]), np.nan_to_num(expected)) < (
+            BOUND[dtype]
+        ), name
+    assert scaled_error(gpu_model.parameters, cpu.parameters) < BOUND[dtype]
+    return on_gpu, gpu_model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_every_way_trains_as_the_processor_does(way, dtype):
+    X, y = problem()
+    network = fb.mlp(3, 5, 4, 2, activation="tanh")
+    both(network, X, y, dtype, optimizer=fb.Adam(0.01), epochs=2, batch_size=9)
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_everything_at_once(way):
+    X, y = problem(30)
+    weights = np.random.default_rng(1).uniform(size=30) * (np.arange(30) % 5 > 0)
+    both(
+        fb.mlp(3, 4, 2, activation="silu"),
+        X,
+        y,
+        loss=fb.Huber(0.5),
+        optimizer=fb.AdamW(0.02),
+        schedule=fb.CosineDecay(),
+        epochs=2,
+        batch_size=8,
+        validation=0.2,
+        sample_weight=weights,
+        clip_norm=0.3,
+        clip_value=0.2,
+        l1=1e-3,
+        l2=1e-2,
+        standardize=True,
+    )
+
+
+@pytest.mark.parametrize("way", ["fused", "layered"], indirect=True)
+@pytest.mark.parametrize("batch_size", [40, 41, 100])
+def test_batches_that_come_in_segments(way, batch_size, monkeypatch):
+    monkeypatch.setattr(tuning, "FUSED_SEGMENT_ROWS", 20)
+    monkeypatch.setattr(tuning, "LAYERED_SEGMENT_ROWS", 20)
+    X, y = problem(100)
+    both(fb.mlp(3, 4, 2), X, y, optimizer=fb.SGD(0.1), epochs=1, batch_size=batch_size)
+
+
+def test_many_shares_and_panels(monkeypatch):
+    """Layers wider than a panel, and sums that are cut into shares."""
+    monkeypatch.setattr(tuning, "SHARE_ROWS", 16)
+    monkeypatch.setattr(tuning, "RESIDENT_MULTIPLY_ADDS", 0)
+    X, y = problem(64, 70, 3)
+    network = fb.mlp(70, 66, 3, activation="relu")
+    both(network, X, y, optimizer=fb.SGD(0.1, momentum=0.9), epochs=1, batch_size=64)
+
+
+@pytest.mark.parametrize("way", ["fused", "layered"], indirect=True)
+def test_cross_entropy_with_many_classes(way):
+    rng = np.random.default_rng(5)
+    X, y = rng.normal(size=(20, 4)), rng.integers(0, 35, 20)
+    both(fb.mlp(4, 6, 35), X, y, loss="cross_entropy", optimizer="rprop", epochs=1, batch_size=20)
+
+
+def test_the_same_bits_in_any_order_of_threads_and_blocks(monkeypatch):
+    X, y = problem(50)
+    found = set()
+    for order, way in itertools.product(("forward", "reversed", "random"), ("resident", "fused")):
+        device = SimulatedDevice(order=order)
+        monkeypatch.setattr(choose, "cuda_device", lambda name, device=device: device)
+        limit = 4_000_000 if way == "resident" else 0
+        monkeypatch.setattr(tuning, "RESIDENT_MULTIPLY_ADDS", limit)
+        model = fb.Model(fb.mlp(3, 4, 2), seed=0)
+        fb.train(model, X, y, epochs=1, batch_size=50, device="cuda")
+        found.add(model.parameters.tobytes())
+    assert len(found) == 1
+
+
+def test_derivatives(gpu):  # noqa: F811
+    X, y = problem(19, 3, 2)
+    model = fb.Model(fb.mlp(3, 5, 2, activation="gelu"), dtype="float64", seed=1)
+    v = np.random.default_rng(2).normal(size=(19, 2))
+    on = {"device": "cuda"}
+    assert scaled_error(model.predict(X, **on), model.predict(X)) < 1e-14
+    assert abs(model.loss(X, y, **on) - model.loss(X, y)) < 1e-14
+    value, gradient = model.loss_and_gradient(X, y, **on)
+    expected_value, expected = model.loss_and_gradient(X, y)
+    assert abs(value - expected_value) < 1e-14
+    assert scaled_error(gradient, expected) < 1e-13
+    assert scaled_error(model.input_gradient(X, y, **on), model.input_gradient(X, y)) < 1e-14
+    assert scaled_error(model.vjp(X, v, **on), model.vjp(X, v)) < 1e-13
+    assert scaled_error(model.jacobian(X, **on), model.jacobian(X)) < 1e-13
+    out = np.empty((19, 2))
+    assert model.predict(X, out=out, **on) is out
+    assert scaled_error(out, model.predict(X)) < 1e-14
+    assert np.array_equal(model.predict(X[:1], **on)[0], model.predict(X, **on)[0])
+
+
+def test_divergence_is_seen_and_the_last_good_parameters_kept():
+    X, y = problem(20)
+    model = fb.Model(fb.mlp(3, 4, 2, activation="identity"), seed=0)
+    before = model.parameters.copy()
+    with pytest.raises(fb.DivergenceError) as caught:
+        fb.train(model, X, 1e4 * y, optimizer=fb.SGD(1e25), batch_size=5, epochs=3, device="cuda")
+    assert (caught.value.epoch, caught.value.quantity) == (1, "loss")
+    assert np.array_equal(model.parameters, before)
+
+
+def test_memory_is_sized_before_anything_is_allocated(monkeypatch):
+    device = SimulatedDevice(total_bytes=10_000)
+    monkeypatch.setattr(choose, "cuda_device", lambda name: device)
+    X, y = problem(100)
+    model = fb.Model(fb.mlp(3, 64, 2))
+    before = model.parameters.copy()
+    with pytest.raises(fb.DeviceError, match=r"needs [\d,]+ bytes.*10,000 are free"):
+        fb.train(model, X, y, device="cuda")
+    assert device.free_bytes() == 10_000
+    assert np.array_equal(model.parameters, before)
+
+
+def test_all_device_memory_is_given_back(gpu):  # noqa: F811
+    X, y = problem(20)
+    free = gpu.free_bytes()
+    model = fb.Model(fb.mlp(3, 4, 2))
+    fb.train(model, X, y, validation=0.3, epochs=1, batch_size=14, device="cuda")
+    assert gpu.free_bytes() == free
+    model.predict(X, device="cuda")
+    assert gpu.free_bytes() < free  # the model keeps its engine
+    del model
+    assert gpu.free_bytes() == free
+
+
+class Foreign:
+    """Another package's array on the device."""
+
+    def __init__(self, device, array):
+        self.device, self.array = device, array
+        self.address = device.allocate(array.nbytes)
+        device.upload(self.address, np.ascontiguousarray(array))
+
+    @property
+    def __cuda_array_interface__(self):
+        return {
+            "shape": self.array.shape,
+            "typestr": self.array.dtype.str,
+            "data": (self.address, False),
+            "strides": None,
+            "stream": None,
+            "version": 3,
+        }
+
+
+def test_arrays_on_the_device_are_used_where_they_lie(gpu):  # noqa: F811
+    X, y = (array.astype("float32") for array in problem(20))
+    uploads = []
+    upload = gpu.upload
+    gpu.upload = lambda address, array: (uploads.append(array.shape), upload(address, array))[1]
+    expected = fb.Model(fb.mlp(3, 4, 2), seed=0)
+    fb.train(expected, X, y, epochs=1, batch_size=10, device="cuda")
+    model = copy.deepcopy(fb.Model(fb.mlp(3, 4, 2), seed=0))
+    there = Foreign(gpu, X), Foreign(gpu, y)
+    assert {X.shape, y.shape} <= set(uploads)
+    uploads.clear()
+    fb.train(model, *there, epochs=1, batch_size=10, device="cuda")
+    assert X.shape not in uploads
+    assert y.shape not in uploads
+    assert np.array_equal(model.parameters, expected.parameters)
+    # Another dtype, or the processor, takes a copy; what is not finite is refused there too.
+    wide = Foreign(gpu, X.astype("float64"))
+    assert np.array_equal(model.predict(wide), model.predict(X))
+    assert np.array_equal(model.predict(wide, device="cuda"), model.predict(X, device="cuda"))
+    X[3, 1] = np.nan
+    with pytest.raises(ValueError, match="X: expected finite numbers; got nan at row 3, column 1"):
+        fb.train(model, Foreign(gpu, X), there[1], device="cuda")
+
+
+def test_a_callback_patience_and_an_interrupt():
+    X, y = problem(20)
+    model = fb.Model(fb.mlp(3, 4, 2))
+    result = fb.train(
+        model, X, y, epochs=3, batch_size=20, device="cuda", callbacks=[lambda row, model: True]
+    )
+    assert (result.stopped_by, result.epochs) == ("callback", 1)
+
+    def interrupt(row, model):
+        raise KeyboardInterrupt
+
+    before = model.parameters.copy()
+    with pytest.raises(KeyboardInterrupt):
+        fb.train(model, X, y, epochs=3, batch_size=20, device="cuda", callbacks=[interrupt])
+    assert not np.array_equal(model.parameters, before)
+    assert np.isfinite(model.parameters).all()
+
+
+def test_auto_takes_the_gpu_for_large_batches_alone(monkeypatch):
+    X, y = problem(20)
+    small = fb.train(fb.Model(fb.mlp(3, 4, 2)), X, y, epochs=1)
+    assert small.device == "cpu"
+    monkeypatch.setattr(choose, "AUTO_MULTIPLY_ADDS", 1000)
+    large = fb.train(fb.Model(fb.mlp(3, 4, 2)), X, y, epochs=1)
+    assert large.device == "cuda:0"
+    monkeypatch.setattr(choose, "why_not_cuda", lambda ordinal=None: "no driver")
+    assert fb.train(fb.Model(fb.mlp(3, 4, 2)), X, y, epochs=1).device == "cpu"

@@ -1,4 +1,9 @@
-"""A simulated GPU behind ``device="cuda"``, for tests of the whole way from `train` to kernels."""
+"""A simulated GPU behind ``device="cuda"``, for tests of the whole way from `train` to kernels.
+
+With FASTBP_TEST_GPU=1 in the environment it is the machine's own first GPU instead.
+"""
+
+import os
 
 import pytest
 from simulator import SimulatedDevice
@@ -12,8 +17,23 @@ WAYS = ["resident", "fused", "layered"]
 @pytest.fixture
 def gpu(monkeypatch):
     """The device that every engine of the test gets."""
-    device = SimulatedDevice(order="random", races=True)
+    if os.environ.get("FASTBP_TEST_GPU") == "1":
+        reason = choose.why_not_cuda(0)
+        if reason:  # not simulated after all: that would pass for a test of the GPU
+            pytest.skip(f"FASTBP_TEST_GPU is 1, and there is no GPU: {reason}")
+        return choose.cuda_device("cuda:0")
+    device = SimulatedDevice(order="random")
     monkeypatch.setattr(choose, "why_not_cuda", lambda ordinal=None: "")
+    monkeypatch.setattr(choose, "cuda_device", lambda name: device)
+    return device
+
+
+@pytest.fixture
+def racing(gpu, monkeypatch):
+    """The same, and the simulated device raises where threads meet in memory with no barrier."""
+    if not isinstance(gpu, SimulatedDevice):
+        return gpu
+    device = SimulatedDevice(order="random", races=True)
     monkeypatch.setattr(choose, "cuda_device", lambda name: device)
     return device
 

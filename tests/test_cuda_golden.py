@@ -1,23 +1,27 @@
-"""The golden trajectories on a simulated GPU, through the real orchestrator."""
+"""The golden trajectories on a simulated GPU, through the real orchestrator.
+
+Each case goes one of the three ways to run a step, in turn.
+"""
 
 import golden
-import numpy as np
 import pytest
-from simulated import gpu  # noqa: F401  (a fixture)
+from simulated import WAYS, gpu, way  # noqa: F401  (fixtures)
 from strategies import scaled_error
 
 import fastbp as fb
 
 pytestmark = pytest.mark.usefixtures("gpu")
-EPOCHS = 2  # of the 30 that are stored: two batches each
+
+EPOCHS = 1  # of the 30 that are stored; two steps
+BOUND = 1e-12  # scaled, float64
+# Under the hinge some gradients cancel to zero, and Adam divides the rounding noise that is left by
+# its own size and an epsilon of 1e-8 (see test_golden.py).
+ADAM_ON_NOISE_BOUND = 1e-10
 
 
-@pytest.mark.parametrize("number", range(len(golden.CASES)), ids=golden.label)
-def test_derivatives_and_the_first_epochs(number):
-    case, stored = golden.CASES[number], golden.STORED
+def trained(case, device):
     model = golden.model(case, "float64")
     X, y, w = golden.data(case)
-    penalties = {key: case[key] for key in ("clip_norm", "clip_value", "l1", "l2") if key in case}
     result = fb.train(
         model,
         X,
@@ -28,23 +32,24 @@ def test_derivatives_and_the_first_epochs(number):
         batch_size=16,
         shuffle=False,
         sample_weight=w,
-        device="cuda",
-        **penalties,
+        device=device,
+        **{key: case[key] for key in ("clip_norm", "clip_value", "l1", "l2") if key in case},
     )
+    return model, result
+
+
+@pytest.mark.parametrize(
+    ("number", "way"),
+    [(number, WAYS[number % len(WAYS)]) for number in range(len(golden.CASES))],
+    indirect=["way"],
+)
+def test_losses_and_parameters(number, way):  # noqa: F811
+    case = golden.CASES[number]
+    model, result = trained(case, "cuda")
     assert result.device == "cuda:0"
-    assert scaled_error(result.history["loss"], stored[f"{number}/losses"][:EPOCHS]) < 1e-12
-    on_processor = golden.model(case, "float64")
-    fb.train(
-        on_processor,
-        X,
-        y,
-        loss=golden.loss(case),
-        optimizer=golden.optimizer(case),
-        epochs=EPOCHS,
-        batch_size=16,
-        shuffle=False,
-        sample_weight=w,
-        **penalties,
-    )
-    assert scaled_error(model.parameters, on_processor.parameters) < 1e-12
-    assert np.isfinite(model.parameters).all()
+    expected = golden.STORED[f"{number}/losses"][:EPOCHS]
+    assert scaled_error(result.history["loss"], expected) < BOUND
+    on_processor, _ = trained(case, "cpu")
+    noisy = (case["loss"], case["optimizer"]) == ("hinge", "adam")
+    bound = ADAM_ON_NOISE_BOUND if noisy else BOUND
+    assert scaled_error(model.parameters, on_processor.parameters) < bound

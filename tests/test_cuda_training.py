@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from simulated import WAYS, gpu, way  # noqa: F401  (fixtures)
+from simulated import WAYS, gpu, racing, way  # noqa: F401  (fixtures)
 from simulator import SimulatedDevice
 from strategies import scaled_error
 
@@ -36,14 +36,16 @@ def both(network, X, y, dtype="float64", **settings):
     for name in ("loss", "validation_loss", "gradient_norm", "learning_rate"):
         expected = on_cpu.history[name]
         assert np.array_equal(np.isnan(expected), np.isnan(on_gpu.history[name]))
-        assert scaled_error(np.nan_to_num(on_gpu.history[name]), np.nan_to_num(expected)) < (
-            BOUND[dtype]
+        assert (
+            scaled_error(np.nan_to_num(on_gpu.history[name]), np.nan_to_num(expected))
+            < (BOUND[dtype])
         ), name
     assert scaled_error(gpu_model.parameters, cpu.parameters) < BOUND[dtype]
     return on_gpu, gpu_model
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.usefixtures("racing")
 @pytest.mark.parametrize("way", WAYS, indirect=True)
 def test_every_way_trains_as_the_processor_does(way, dtype):
     X, y = problem()

@@ -206,7 +206,7 @@ class Scaling:
     factor: float
     dtype: str = "float32"
 
-    def build(self, real):
+    def build(self, real, integer, wide):
         factor = real(self.factor)
 
         def scale(address, count):

@@ -61,7 +61,9 @@ class Helper(WorkerProcess):
                 raise WorkerError(f"{self.name}: no answer in time")
         return super().answer()
 
-    def call(self, seconds: float, side: str, function: str, **arguments: Any) -> dict[str, Any]:
+    def call(
+        self, patience: float, side: str, function: str, /, **arguments: Any
+    ) -> dict[str, Any]:
         """The result of a function.
 
         Raises
@@ -71,7 +73,7 @@ class Helper(WorkerProcess):
         WorkerError
             If the process broke, or did not answer within so many seconds.
         """
-        self.ends = time.monotonic() + seconds
+        self.ends = time.monotonic() + patience
         content = self.ask(function, side=side, arguments=arguments)
         for name, kind in (("failed", Failed), ("skipped", Skipped)):
             if name in content:

@@ -143,9 +143,7 @@ def measure_replay(
         device.free(address)
 
     def record(count: int) -> Any:
-        return device.capture(
-            lambda: [device.launch(handle, 1, 32, 0, (0,)) for _ in range(count)]
-        )
+        return device.capture(lambda: [device.launch(handle, 1, 32, 0, (0,)) for _ in range(count)])
 
     found = {}
     for count in (1, launches):

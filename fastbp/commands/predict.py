@@ -28,6 +28,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--output", metavar="FILE", help="(default: DATA's name with _predictions.csv)"
     )
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="auto, cpu or cuda (cpu)")
     add_common(parser)
     parser.set_defaults(run=run)
 
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> Report:
         )
     path = output_path(options.output, options.data, "_predictions.csv")
     table = read_table(options.data)
-    outputs = model.predict(table.numbers(notes["columns"]))
+    outputs = model.predict(table.numbers(notes["columns"]), device=options.device)
     columns: dict[str, list[Any]] = {}
     response = Loss.resolve(notes["loss"]).response(outputs)
     if notes["classes"] is None:

@@ -13,7 +13,9 @@ __all__ = ["classification_text", "regression_text", "training_text"]
 def training_text(data: dict[str, Any], result: TrainResult) -> str:
     """Rows, network, device, epochs, time, files."""
     rows = data["rows"]
-    threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
+    threads = f", {result.threads} thread{'s' if result.threads > 1 else ''}"
+    if result.device != "cpu":
+        threads = ""
     pairs = [
         (
             "data",
@@ -21,7 +23,7 @@ def training_text(data: dict[str, Any], result: TrainResult) -> str:
             f"validation, {rows['test']:,} for the test",
         ),
         ("network", f"{data['network']}, {data['parameters']:,} parameters"),
-        ("device", f"{result.device}, {threads}"),
+        ("device", f"{result.device}{threads}"),
         ("epochs", f"{result.epochs} ({result.steps:,} steps). {result.message}"),
         ("time", f"{result.seconds:.2f} s, {result.samples_per_second:,.0f} samples/s"),
         ("model", data["output"]),

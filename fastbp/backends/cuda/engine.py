@@ -32,6 +32,7 @@ from fastbp.plan import Plan, Step
 __all__ = ["Engine"]
 
 OUTPUT = "data.outputs"  # the data tensor that is written
+RESERVED_SHARED = 1024  # bytes of shared memory that are left to the compiler
 
 
 class Engine:
@@ -56,7 +57,7 @@ class Engine:
         self.plan, self.device = plan, device
         tables = table_sizes(plan)
         _, image_bytes = places_in(slab_sizes(plan), tables)
-        self.program = Program(plan, device.shared_bytes, image_bytes)
+        self.program = Program(plan, device.shared_bytes - RESERVED_SHARED, image_bytes)
         self.arguments: list[int] = []
         self.data_positions: dict[str, list[int]] = {}
         self.arrays: dict[str, NDArray[Any]] = {}  # what data tensors are bound to

@@ -138,10 +138,11 @@ def finish_gradient(real, integer, wide, is_weight, shape: TileShape):
         rows_high, padded = height(arguments, 0), padded_columns(arguments, 0)
         scale = real(pointer(arguments, scalars_position, wide)[GRADIENT_SCALE])
         tile_rows, first_tile = size(arguments, tensors, 0), size(arguments, tensors, 1)
-        memory = shared_memory(real)
+        memory = shared_memory(wide)
         l1, l2 = penalties_of(arguments)
         copy = rows_high * padded
-        squares, penalty = real(0.0), real(0.0)
+        # In float64, where the square of a large gradient is still finite.
+        squares, penalty = wide(0.0), wide(0.0)
         t = thread()
         column, row = remainder(t, panel), quotient(t, panel)
         for each in range(quotient(first, rows_high), quotient(last - 1, rows_high) + 1):
@@ -165,9 +166,11 @@ def finish_gradient(real, integer, wide, is_weight, shape: TileShape):
                         elif weight == real(0.0):
                             pull = real(0.0)
                         value += l2 * weight + pull
-                        penalty += real(0.5) * l2 * weight * weight + l1 * magnitude
+                        large = wide(weight)
+                        penalty += wide(0.5) * wide(l2) * large * large
+                        penalty += wide(l1) * wide(magnitude)
                     gradient[at] = value
-                    squares += value * value
+                    squares += wide(value) * wide(value)
         squares, penalty = block_sum(squares, memory), block_sum(penalty, memory)
         if t == 0 and is_present(arguments, 1):
             tile = first_tile + quotient(first, tile_rows)
@@ -175,8 +178,8 @@ def finish_gradient(real, integer, wide, is_weight, shape: TileShape):
                 of_panel = quotient(rows_high + tile_rows - 1, tile_rows)
                 tile = first_tile + quotient(first, rows_high) * of_panel
                 tile += quotient(remainder(first, rows_high), tile_rows)
-            pointer(arguments, 1, wide)[tile] = wide(squares)
-            pointer(arguments, 2, wide)[tile] = wide(penalty)
+            pointer(arguments, 1, wide)[tile] = squares
+            pointer(arguments, 2, wide)[tile] = penalty
         barrier()
 
     return finish_gradient

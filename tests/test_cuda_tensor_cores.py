@@ -1,0 +1,450 @@
+"""Products on tensor cores: words, kernels and training in tf32 and bf16, on a simulated GPU."""
+
+import numpy as np
+import pytest
+from cuda_kernels import FAR, Gpu, checked, layout, normal, spans
+from kernels import Absent, generator
+from simulated import gpu  # noqa: F401  (a fixture)
+from simulator import Machine, SimulationError
+from simulator.samples import every_order, upload
+from strategies import scaled_error
+from test_cuda_gradient_kernels import shares_of_rows
+
+import fastbp as fb
+from fastbp.backends import choose
+from fastbp.backends.cuda import language, tensor_cores
+from fastbp.backends.cuda.product import staging_elements
+from fastbp.backends.cuda.tuning import THREADS, geometry, tile_shape
+from fastbp.losses import Mse
+from fastbp.plan import build_plan
+
+PRECISIONS = ["tf32", "bf16"]
+BITS = {"tf32": 11, "bf16": 8}  # significant ones
+DEPTH = {"tf32": 8, "bf16": 16}  # of one instruction
+precisions = pytest.mark.parametrize("precision", PRECISIONS)
+
+
+def rounded(values, precision):
+    """The nearest numbers of so many bits; ties away from zero in tf32, to even in bf16."""
+    mantissa, exponent = np.frexp(np.asarray(values, np.float64))
+    scaled = mantissa * 2.0 ** BITS[precision]
+    away = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled)
+    return np.ldexp(away if precision == "tf32" else np.rint(scaled), exponent - BITS[precision])
+
+
+def product(left, right, precision):
+    """left @ right of rounded factors, and how far a sum may be from it.
+
+    Each instruction rounds each sum once.
+    """
+    left, right = rounded(left, precision), rounded(right, precision)
+    roundings = left.shape[1] // DEPTH[precision] + 1
+    return left @ right, roundings * 2.0**-24 * (np.abs(left) @ np.abs(right))
+
+
+# The words.
+
+TIES = np.array([1 + k * 2.0**-n for n in (8, 11) for k in range(-3, 4)] + [0.0, -0.0, 3e-30])
+
+
+@precisions
+def test_rounding(precision):
+    values = np.concatenate([TIES, -TIES, normal(generator(1), "float32", 99)]).astype(np.float32)
+    values = values[: len(values) // 2 * 2]
+    count = len(values)
+
+    def kernel(source, target):
+        numbers = language.as_pointer(source, np.float32)
+        words = language.as_pointer(target, np.float32)
+        held, found = language.registers(count, np.float32), language.registers(count, np.float32)
+        for i in range(count):
+            held[i] = numbers[i]
+        if precision == "tf32":
+            language.round_to_tf32(found, 0, held, 0, 1, count)
+        else:
+            language.pack_bf16(found, 0, held, 0, 1, 2, count // 2)
+            for i in range(count // 2, count):
+                found[i] = held[i]
+        for i in range(count):
+            words[i] = found[i]
+
+    machine = Machine()
+    source, target = upload(machine, values), machine.memory.allocate(4 * count)
+    machine.launch(kernel, 1, 1, 0, (source, target))
+    found = machine.memory.read(target, np.float32, count)
+    if precision == "bf16":  # the first of two numbers is in the lower half of a word
+        found = found[: count // 2].view("<u2").astype(np.uint32) << 16
+        found = found.view(np.float32)
+    assert np.array_equal(found, rounded(values, precision))
+    assert np.array_equal(np.signbit(found), np.signbit(values))
+
+
+def fragment_places(precision, lane):
+    """Where a thread's numbers lie: of the 16 x k, k x 8 and 16 x 8 matrices of an instruction.
+
+    As the PTX ISA lists them: a_i and b_i in order, two in a register of bf16; c_i.
+    """
+    group, member = lane >> 2, lane % 4
+    if precision == "tf32":
+        left = [(group + 8 * (i % 2), member + 4 * (i // 2)) for i in range(4)]
+        right = [(member + 4 * i, group) for i in range(2)]
+    else:
+        left = [
+            (group + 8 * (not (i < 2 or 4 <= i < 6)), member * 2 + (i & 1) + 8 * (i >= 4))
+            for i in range(8)
+        ]
+        right = [(member * 2 + (i & 1) + 8 * (i >= 2), group) for i in range(4)]
+    sums = [(group + 8 * (i >= 2), member * 2 + (i & 1)) for i in range(4)]
+    return left, right, sums
+
+
+def multiply_fragments(precision, A, B, C, machine, threads=64, meets=lambda thread: True):
+    """C + A @ B with one word, whose fragments are filled from memory; two warps do the same."""
+    high, wide = len(C) // 16, C.shape[1] // 8
+    k = DEPTH[precision]
+    mma = {"tf32": language.mma_tf32, "bf16": language.mma_bf16}[precision]
+    places = [fragment_places(precision, lane) for lane in range(32)]
+
+    def kernel(left, right, sums):
+        a = language.as_pointer(left, np.float32)
+        b = language.as_pointer(right, np.float32)
+        c = language.as_pointer(sums, np.float32)
+        held = language.registers(8, np.float32)
+        x = language.registers(4 * high, np.float32)
+        y = language.registers(2 * wide, np.float32)
+        z = language.registers(4 * high * wide, np.float32)
+        warp = language.thread() // 32
+        of_left, of_right, of_sums = places[language.thread() % 32]
+
+        def convert(target, index, count):
+            if precision == "tf32":
+                language.round_to_tf32(target, index, held, 0, 1, count)
+            else:
+                language.pack_bf16(target, index, held, 0, 1, 2, count)
+
+        for i in range(high):
+            for n, (row, column) in enumerate(of_left):
+                held[n] = a[(16 * i + row) * k + column]
+            convert(x, 4 * i, 4)
+        for j in range(wide):
+            for n, (row, column) in enumerate(of_right):
+                held[n] = b[row * 8 * wide + 8 * j + column]
+            convert(y, 2 * j, 2)
+        for i in range(high):
+            for j in range(wide):
+                for n, (row, column) in enumerate(of_sums):
+                    at = ((warp * high + i) * 16 + row) * 8 * wide + 8 * j + column
+                    z[(4 * i + n) * wide + j] = c[at]
+        if meets(language.thread()):
+            mma(z, x, y, high, wide)
+        for i in range(high):
+            for j in range(wide):
+                for n, (row, column) in enumerate(of_sums):
+                    at = ((warp * high + i) * 16 + row) * 8 * wide + 8 * j + column
+                    c[at] = z[(4 * i + n) * wide + j]
+
+    sums = np.concatenate([C] * (threads // 32 or 1))
+    addresses = [upload(machine, np.ascontiguousarray(each)) for each in (A, B, sums)]
+    machine.launch(kernel, 1, threads, 0, tuple(addresses))
+    return machine.memory.read(addresses[2], np.float32, sums.size).reshape(sums.shape)
+
+
+def fragments(precision, high=2, wide=3):
+    rng, k = generator(5), DEPTH[precision]
+    shapes = ((16 * high, k), (k, 8 * wide), (16 * high, 8 * wide))
+    return [normal(rng, "float32", *shape) for shape in shapes]
+
+
+@every_order
+@precisions
+def test_products_of_fragments(precision, options):
+    A, B, C = fragments(precision)
+    found = multiply_fragments(precision, A, B, C, Machine(**options))
+    expected, bound = product(A, B, precision)
+    for warp in np.split(found, 2):
+        assert (np.abs(warp - (expected + C)) <= bound + 2.0**-24 * np.abs(C)).all()
+
+
+@precisions
+def test_a_product_needs_a_whole_warp(precision):
+    matrices = fragments(precision)
+    with pytest.raises(SimulationError, match="warp of less than 32"):
+        multiply_fragments(precision, *matrices, Machine(), threads=16)
+    with pytest.raises(SimulationError, match="divergent"):
+        multiply_fragments(precision, *matrices, Machine(), meets=lambda thread: thread != 7)
+
+
+def test_a_product_takes_registers():
+    def kernel(address):
+        numbers = language.as_pointer(address, np.float32)
+        sums, right = language.registers(4, np.float32), language.registers(2, np.float32)
+        language.mma_tf32(sums, numbers, right, 1, 1)
+
+    machine = Machine()
+    with pytest.raises(SimulationError, match="no registers"):
+        machine.launch(kernel, 1, 32, 0, (upload(machine, np.zeros(4, np.float32)),))
+
+
+# The kernels.
+
+# (tile, depth, columns, (height, first, last))
+CASES = [
+    ((16, 64), 1, 1, (1, 0, 1)),
+    ((64, 64), 65, 67, (66, 1, 63)),
+    ((32, 64), 33, 64, (35, 3, 35)),
+    ((32, 32), 70, 33, (40, 0, 31)),
+    ((64, 128), 31, 129, (64, 0, 64)),
+    ((128, 128), 130, 127, (131, 2, 130)),
+    ((128, 32), 17, 32, (128, 0, 128)),
+]
+SMALL = ((32, 32), 35, 17, (21, 2, 19))
+
+
+def backward(precision, case, factors, **options):
+    """delta @ weight.T for rows of a segment; the kernel's matrices, and what it left."""
+    tile, depth, columns, (height, first, last) = case
+    gpu = Gpu("float32", tile, **options)
+    D, W = factors((height, depth)), factors((depth, columns))
+    D[:first] = D[last:] = np.nan
+    tensors = {
+        "input_delta": gpu.matrix(height, columns),
+        "delta": gpu.matrix(height, depth, D),
+        "transposed_weight": gpu.matrix(depth, columns, W),
+    }
+    where = layout(gpu.shape, FAR)
+    before = gpu.call(
+        "dense_backward_data",
+        tensors,
+        (columns, depth, 1),
+        first,
+        last,
+        where=where,
+        precision=precision,
+    )
+    found = tensors["input_delta"]
+    beyond = [row for row in range(height) if not first <= row < last]
+    assert not found.changed(before["input_delta"])[beyond].any()
+    assert found.padding_is_zero(slice(first, last))
+    return D[first:last], W, found.matrix[first:last]
+
+
+def few_bits(seed):
+    """Factors whose products and sums are exact: a wrong sum of such is a wrong place."""
+    rng = np.random.default_rng(seed)
+    return lambda shape: rng.integers(-100, 101, shape).astype(np.float32)
+
+
+def all_bits(seed):
+    rng = generator(seed)
+    return lambda shape: normal(rng, "float32", *shape)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@precisions
+def test_every_number_of_a_product_is_in_its_place(precision, case):
+    D, W, found = backward(precision, case, few_bits(1))
+    assert np.array_equal(found, D.astype(np.float64) @ W)
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[5]], ids=str)
+@precisions
+def test_factors_are_rounded_and_sums_are_not(precision, case):
+    D, W, found = backward(precision, case, all_bits(2))
+    expected, bound = product(D, W, precision)
+    assert (np.abs(found - expected) <= bound).all()
+    whole = D.astype(np.float64) @ W
+    assert np.abs(found - whole).max() > 8 * bound.max()
+    most = 2.02 * 2.0 ** -BITS[precision] * (np.abs(D) @ np.abs(W))
+    assert (np.abs(found - whole) <= most).all()
+
+
+@checked
+@precisions
+def test_a_product_in_every_order(precision, options):
+    D, W, found = backward(precision, SMALL, few_bits(3), **options)
+    assert np.array_equal(found, D.astype(np.float64) @ W)
+
+
+@precisions
+def test_dense_forward(precision):
+    gpu, law, rng = Gpu("float32", (64, 64)), fb.LeakyRelu(), generator(4)
+    X, W, b = (normal(rng, "float32", *shape) for shape in ((65, 70), (70, 67), (67,)))
+    tensors = {
+        "output": gpu.matrix(65, 67),
+        "derivative": Absent(),
+        "inputs": gpu.matrix(65, 70, X),
+        "weight": gpu.matrix(70, 67, W),
+        "bias": gpu.matrix(1, 67, b),
+        "settings": gpu.data(law.settings),
+    }
+    where = layout(gpu.shape, FAR)
+    gpu.call(
+        "dense_forward",
+        tensors,
+        (70, 67, 0),
+        0,
+        64,
+        where=where,
+        law=law.law,
+        setting_count=1,
+        precision=precision,
+    )
+    expected, bound = product(X[:64], W, precision)
+    expected += b
+    expected[expected < 0] *= law.settings[0]
+    assert (np.abs(tensors["output"].matrix[:64] - expected) <= 2 * bound + 1e-6).all()
+    assert tensors["output"].padding_is_zero(slice(0, 64))
+
+
+# (tile, (rows of the segment, of its buffers), features, units, shares, segments)
+GRADIENTS = [
+    ((32, 32), (37, 40), 33, 34, 1, 2),
+    ((64, 64), (99, 99), 65, 67, 2, 1),
+    ((32, 64), (16, 17), 31, 1, 2, 1),
+    ((64, 128), (33, 33), 63, 129, 1, 1),
+    ((128, 128), (65, 66), 127, 128, 1, 1),
+]
+
+
+def gradient(precision, case, factors, **options):
+    """Check inputs.T @ delta; `factors` of few bits, so that sums are exact."""
+    tile, (n, height), features, units, shares, segments = case
+    gpu = Gpu("float32", tile, **options)
+    found = gpu.matrix(features, units, copies=shares)
+    expected = np.zeros((shares, features, units))
+    for segment in range(segments):
+        A, D = factors((height, features)), factors((height, units))
+        A[n:] = D[n:] = np.nan
+        tensors = {
+            "gradient": found,
+            "tile_norm": Absent(),
+            "tile_penalty": Absent(),
+            "parameter": gpu.matrix(features, units),
+            "penalties": Absent(),
+            "inputs": gpu.matrix(height, features, A),
+            "delta": gpu.matrix(height, units, D),
+            "scalars": gpu.scalars(),
+            "batch": gpu.batch(ROWS=n, BEGINS=int(segment == 0), ENDS=int(segment == segments - 1)),
+        }
+        for share, rows in enumerate(shares_of_rows(n, shares)):
+            expected[share] += A[rows].T.astype(np.float64) @ D[rows]
+            for _, _, first, last in spans(features, units, tile[1], tile[0]):
+                part, sizes = (share, shares), (tile[0], 0)
+                gpu.call(
+                    "dense_weight_gradient",
+                    tensors,
+                    sizes,
+                    first,
+                    last,
+                    part=part,
+                    precision=precision,
+                )
+    for copy in range(shares):
+        assert np.array_equal(found.read(copy)[:, :units], expected[copy])
+        assert found.padding_is_zero(copy=copy)
+
+
+@pytest.mark.parametrize("case", GRADIENTS, ids=str)
+@precisions
+def test_dense_weight_gradient(precision, case):
+    gradient(precision, case, few_bits(6))
+
+
+@checked
+@precisions
+def test_dense_weight_gradient_in_every_order(precision, options):
+    gradient(precision, ((32, 32), (19, 20), 37, 5, 2, 2), few_bits(7), **options)
+
+
+@pytest.mark.parametrize("sides", [(16, 32), (64, 64), (128, 128), (16, 128), (128, 64)], ids=str)
+def test_the_words_take_no_more_shared_memory_than_numbers_do(sides):
+    shape = tile_shape("float32", max(sides[0], 32), sides[1])
+    assert 2 * tensor_cores.PART * (shape.rows + shape.columns) <= staging_elements(shape)
+    assert tensor_cores.fragments_down(shape) * 16 * tensor_cores.WARPS >= shape.rows
+    assert THREADS >= 2 * shape.rows  # each copies two rows of four words at most
+
+
+def test_what_tensor_cores_do_not_do():
+    shape = tile_shape("float32", 64, 64)
+    with pytest.raises(ValueError, match="near"):
+        tensor_cores.multiply_rows(np.float32, shape, True, "tf32")
+    with pytest.raises(ValueError, match="multiple of 32; got 16"):
+        tensor_cores.multiply_transposed(np.float32, tile_shape("float32", 16, 64), "tf32")
+    with pytest.raises(ValueError, match="no warps of 16, 32 or 64 rows in 256 x 128"):
+        tensor_cores.multiply_rows(np.float32, tile_shape("float32", 256, 128), False, "tf32")
+
+
+# Training.
+
+
+def problem():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20, 5))
+    return X, np.tanh(X @ rng.normal(size=(5, 2)))
+
+
+def trained(precision, device="cuda", epochs=1, **settings):
+    X, y = problem()
+    model = fb.Model(fb.mlp(5, 40, 2, activation="tanh"), dtype="float32", seed=3)
+    settings |= {"optimizer": fb.SGD(0.1), "epochs": epochs, "precision": precision}
+    result = fb.train(model, X, y, device=device, **settings)
+    return result, model.parameters.astype(np.float64)
+
+
+@pytest.mark.usefixtures("gpu")
+@precisions
+def test_training_stays_near_that_of_float32(precision):
+    settings = {"epochs": 2, "validation": 0.2}
+    plain, expected = trained("float32", "cpu", **settings)
+    result, parameters = trained(precision, **settings)
+    assert result.device == "cuda:0"
+    unit = 2.0 ** -BITS[precision]
+    assert unit / 100 < scaled_error(parameters, expected) < unit
+    for name in ("loss", "validation_loss", "gradient_norm"):
+        assert np.allclose(result.history[name], plain.history[name], rtol=2 * unit), name
+
+
+@pytest.mark.usefixtures("gpu")
+def test_automatic_means_the_gpu():
+    assert trained("tf32", "auto")[0].device == "cuda:0"
+    assert trained("float32", "auto")[0].device == "cpu"
+
+
+@precisions
+def test_the_plan_says_it_and_goes_layer_by_layer(precision):
+    network = fb.mlp(5, 40, 2)
+    shapes = geometry(network, "float32", precision)
+    settings = {"loss": Mse(), "optimizer": fb.SGD()}
+    plan = build_plan(network, "train", "float32", 32, shapes, **settings)
+    assert plan.way == "layered"
+    assert f"factors of products in {precision}" in str(plan)
+    plain = build_plan(network, "train", "float32", 32, geometry(network, "float32"), **settings)
+    assert "factors" not in str(plain)
+
+
+def test_what_is_no_precision(monkeypatch):
+    X, y = problem()
+    model = fb.Model(fb.mlp(5, 3, 2), dtype="float32")
+    for wrong, error in (("float16", ValueError), (None, TypeError), ("TF32", ValueError)):
+        with pytest.raises(error, match="^precision: expected"):
+            fb.train(model, X, y, precision=wrong)
+    with pytest.raises(ValueError, match=r'^precision: tf32 needs device="cuda"'):
+        fb.train(model, X, y, precision="tf32", device="cpu")
+    with pytest.raises(ValueError, match="is for a model of float32; this is of float64"):
+        fb.train(fb.Model(fb.mlp(5, 3, 2), dtype="float64"), X, y, precision="bf16")
+    monkeypatch.setattr(choose, "why_not_cuda", lambda ordinal=None: "no driver")
+    for device in ("auto", "cuda"):
+        with pytest.raises(fb.DeviceError, match=r"cuda is not available.*: no driver"):
+            fb.train(model, X, y, precision="bf16", device=device)
+
+
+def test_float32_is_what_a_model_of_float64_may_be_given():
+    X, y = problem()
+    model = fb.Model(fb.mlp(5, 3, 2), dtype="float64")
+    assert fb.train(model, X, y, epochs=1, precision="float32", device="cpu").success
+
+
+def test_gpus_without_tensor_cores_are_refused(gpu):  # noqa: F811
+    gpu.compute_capability = (7, 5)
+    with pytest.raises(fb.DeviceError, match=r"capability 7\.5, and 8\.0 is needed"):
+        trained("tf32")

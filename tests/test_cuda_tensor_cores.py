@@ -1,189 +1,21 @@
-"""Products on tensor cores: words, kernels and training in tf32 and bf16, on a simulated GPU."""
+"""Kernels and training in tf32 and bf16 on the tensor cores of a simulated GPU."""
 
 import numpy as np
 import pytest
 from cuda_kernels import FAR, Gpu, checked, layout, normal, spans
 from kernels import Absent, generator
+from precisions import BITS, precisions, product
 from simulated import gpu  # noqa: F401  (a fixture)
-from simulator import Machine, SimulationError
-from simulator.samples import every_order, upload
 from strategies import scaled_error
 from test_cuda_gradient_kernels import shares_of_rows
 
 import fastbp as fb
 from fastbp.backends import choose
-from fastbp.backends.cuda import language, tensor_cores
+from fastbp.backends.cuda import tensor_cores
 from fastbp.backends.cuda.product import staging_elements
 from fastbp.backends.cuda.tuning import THREADS, geometry, tile_shape
 from fastbp.losses import Mse
 from fastbp.plan import build_plan
-
-PRECISIONS = ["tf32", "bf16"]
-BITS = {"tf32": 11, "bf16": 8}  # significant ones
-DEPTH = {"tf32": 8, "bf16": 16}  # of one instruction
-precisions = pytest.mark.parametrize("precision", PRECISIONS)
-
-
-def rounded(values, precision):
-    """The nearest numbers of so many bits; ties away from zero in tf32, to even in bf16."""
-    mantissa, exponent = np.frexp(np.asarray(values, np.float64))
-    scaled = mantissa * 2.0 ** BITS[precision]
-    away = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled)
-    return np.ldexp(away if precision == "tf32" else np.rint(scaled), exponent - BITS[precision])
-
-
-def product(left, right, precision):
-    """left @ right of rounded factors, and how far a sum may be from it.
-
-    Each instruction rounds each sum once.
-    """
-    left, right = rounded(left, precision), rounded(right, precision)
-    roundings = left.shape[1] // DEPTH[precision] + 1
-    return left @ right, roundings * 2.0**-24 * (np.abs(left) @ np.abs(right))
-
-
-# The words.
-
-TIES = np.array([1 + k * 2.0**-n for n in (8, 11) for k in range(-3, 4)] + [0.0, -0.0, 3e-30])
-
-
-@precisions
-def test_rounding(precision):
-    values = np.concatenate([TIES, -TIES, normal(generator(1), "float32", 99)]).astype(np.float32)
-    values = values[: len(values) // 2 * 2]
-    count = len(values)
-
-    def kernel(source, target):
-        numbers = language.as_pointer(source, np.float32)
-        words = language.as_pointer(target, np.float32)
-        held, found = language.registers(count, np.float32), language.registers(count, np.float32)
-        for i in range(count):
-            held[i] = numbers[i]
-        if precision == "tf32":
-            language.round_to_tf32(found, 0, held, 0, 1, count)
-        else:
-            language.pack_bf16(found, 0, held, 0, 1, 2, count // 2)
-            for i in range(count // 2, count):
-                found[i] = held[i]
-        for i in range(count):
-            words[i] = found[i]
-
-    machine = Machine()
-    source, target = upload(machine, values), machine.memory.allocate(4 * count)
-    machine.launch(kernel, 1, 1, 0, (source, target))
-    found = machine.memory.read(target, np.float32, count)
-    if precision == "bf16":  # the first of two numbers is in the lower half of a word
-        found = found[: count // 2].view("<u2").astype(np.uint32) << 16
-        found = found.view(np.float32)
-    assert np.array_equal(found, rounded(values, precision))
-    assert np.array_equal(np.signbit(found), np.signbit(values))
-
-
-def fragment_places(precision, lane):
-    """Where a thread's numbers lie: of the 16 x k, k x 8 and 16 x 8 matrices of an instruction.
-
-    As the PTX ISA lists them: a_i and b_i in order, two in a register of bf16; c_i.
-    """
-    group, member = lane >> 2, lane % 4
-    if precision == "tf32":
-        left = [(group + 8 * (i % 2), member + 4 * (i // 2)) for i in range(4)]
-        right = [(member + 4 * i, group) for i in range(2)]
-    else:
-        left = [
-            (group + 8 * (not (i < 2 or 4 <= i < 6)), member * 2 + (i & 1) + 8 * (i >= 4))
-            for i in range(8)
-        ]
-        right = [(member * 2 + (i & 1) + 8 * (i >= 2), group) for i in range(4)]
-    sums = [(group + 8 * (i >= 2), member * 2 + (i & 1)) for i in range(4)]
-    return left, right, sums
-
-
-def multiply_fragments(precision, A, B, C, machine, threads=64, meets=lambda thread: True):
-    """C + A @ B with one word, whose fragments are filled from memory; two warps do the same."""
-    high, wide = len(C) // 16, C.shape[1] // 8
-    k = DEPTH[precision]
-    mma = {"tf32": language.mma_tf32, "bf16": language.mma_bf16}[precision]
-    places = [fragment_places(precision, lane) for lane in range(32)]
-
-    def kernel(left, right, sums):
-        a = language.as_pointer(left, np.float32)
-        b = language.as_pointer(right, np.float32)
-        c = language.as_pointer(sums, np.float32)
-        held = language.registers(8, np.float32)
-        x = language.registers(4 * high, np.float32)
-        y = language.registers(2 * wide, np.float32)
-        z = language.registers(4 * high * wide, np.float32)
-        warp = language.thread() // 32
-        of_left, of_right, of_sums = places[language.thread() % 32]
-
-        def convert(target, index, count):
-            if precision == "tf32":
-                language.round_to_tf32(target, index, held, 0, 1, count)
-            else:
-                language.pack_bf16(target, index, held, 0, 1, 2, count)
-
-        for i in range(high):
-            for n, (row, column) in enumerate(of_left):
-                held[n] = a[(16 * i + row) * k + column]
-            convert(x, 4 * i, 4)
-        for j in range(wide):
-            for n, (row, column) in enumerate(of_right):
-                held[n] = b[row * 8 * wide + 8 * j + column]
-            convert(y, 2 * j, 2)
-        for i in range(high):
-            for j in range(wide):
-                for n, (row, column) in enumerate(of_sums):
-                    at = ((warp * high + i) * 16 + row) * 8 * wide + 8 * j + column
-                    z[(4 * i + n) * wide + j] = c[at]
-        if meets(language.thread()):
-            mma(z, x, y, high, wide)
-        for i in range(high):
-            for j in range(wide):
-                for n, (row, column) in enumerate(of_sums):
-                    at = ((warp * high + i) * 16 + row) * 8 * wide + 8 * j + column
-                    c[at] = z[(4 * i + n) * wide + j]
-
-    sums = np.concatenate([C] * (threads // 32 or 1))
-    addresses = [upload(machine, np.ascontiguousarray(each)) for each in (A, B, sums)]
-    machine.launch(kernel, 1, threads, 0, tuple(addresses))
-    return machine.memory.read(addresses[2], np.float32, sums.size).reshape(sums.shape)
-
-
-def fragments(precision, high=2, wide=3):
-    rng, k = generator(5), DEPTH[precision]
-    shapes = ((16 * high, k), (k, 8 * wide), (16 * high, 8 * wide))
-    return [normal(rng, "float32", *shape) for shape in shapes]
-
-
-@every_order
-@precisions
-def test_products_of_fragments(precision, options):
-    A, B, C = fragments(precision)
-    found = multiply_fragments(precision, A, B, C, Machine(**options))
-    expected, bound = product(A, B, precision)
-    for warp in np.split(found, 2):
-        assert (np.abs(warp - (expected + C)) <= bound + 2.0**-24 * np.abs(C)).all()
-
-
-@precisions
-def test_a_product_needs_a_whole_warp(precision):
-    matrices = fragments(precision)
-    with pytest.raises(SimulationError, match="warp of less than 32"):
-        multiply_fragments(precision, *matrices, Machine(), threads=16)
-    with pytest.raises(SimulationError, match="divergent"):
-        multiply_fragments(precision, *matrices, Machine(), meets=lambda thread: thread != 7)
-
-
-def test_a_product_takes_registers():
-    def kernel(address):
-        numbers = language.as_pointer(address, np.float32)
-        sums, right = language.registers(4, np.float32), language.registers(2, np.float32)
-        language.mma_tf32(sums, numbers, right, 1, 1)
-
-    machine = Machine()
-    with pytest.raises(SimulationError, match="no registers"):
-        machine.launch(kernel, 1, 32, 0, (upload(machine, np.zeros(4, np.float32)),))
-
 
 # The kernels.
 
@@ -203,16 +35,16 @@ SMALL = ((32, 32), 35, 17, (21, 2, 19))
 def backward(precision, case, factors, **options):
     """delta @ weight.T for rows of a segment; the kernel's matrices, and what it left."""
     tile, depth, columns, (height, first, last) = case
-    gpu = Gpu("float32", tile, **options)
+    one = Gpu("float32", tile, **options)
     D, W = factors((height, depth)), factors((depth, columns))
     D[:first] = D[last:] = np.nan
     tensors = {
-        "input_delta": gpu.matrix(height, columns),
-        "delta": gpu.matrix(height, depth, D),
-        "transposed_weight": gpu.matrix(depth, columns, W),
+        "input_delta": one.matrix(height, columns),
+        "delta": one.matrix(height, depth, D),
+        "transposed_weight": one.matrix(depth, columns, W),
     }
-    where = layout(gpu.shape, FAR)
-    before = gpu.call(
+    where = layout(one.shape, FAR)
+    before = one.call(
         "dense_backward_data",
         tensors,
         (columns, depth, 1),
@@ -267,18 +99,18 @@ def test_a_product_in_every_order(precision, options):
 
 @precisions
 def test_dense_forward(precision):
-    gpu, law, rng = Gpu("float32", (64, 64)), fb.LeakyRelu(), generator(4)
+    one, law, rng = Gpu("float32", (64, 64)), fb.LeakyRelu(), generator(4)
     X, W, b = (normal(rng, "float32", *shape) for shape in ((65, 70), (70, 67), (67,)))
     tensors = {
-        "output": gpu.matrix(65, 67),
+        "output": one.matrix(65, 67),
         "derivative": Absent(),
-        "inputs": gpu.matrix(65, 70, X),
-        "weight": gpu.matrix(70, 67, W),
-        "bias": gpu.matrix(1, 67, b),
-        "settings": gpu.data(law.settings),
+        "inputs": one.matrix(65, 70, X),
+        "weight": one.matrix(70, 67, W),
+        "bias": one.matrix(1, 67, b),
+        "settings": one.data(law.settings),
     }
-    where = layout(gpu.shape, FAR)
-    gpu.call(
+    where = layout(one.shape, FAR)
+    one.call(
         "dense_forward",
         tensors,
         (70, 67, 0),
@@ -309,8 +141,8 @@ GRADIENTS = [
 def gradient(precision, case, factors, **options):
     """Check inputs.T @ delta; `factors` of few bits, so that sums are exact."""
     tile, (n, height), features, units, shares, segments = case
-    gpu = Gpu("float32", tile, **options)
-    found = gpu.matrix(features, units, copies=shares)
+    one = Gpu("float32", tile, **options)
+    found = one.matrix(features, units, copies=shares)
     expected = np.zeros((shares, features, units))
     for segment in range(segments):
         A, D = factors((height, features)), factors((height, units))
@@ -319,18 +151,18 @@ def gradient(precision, case, factors, **options):
             "gradient": found,
             "tile_norm": Absent(),
             "tile_penalty": Absent(),
-            "parameter": gpu.matrix(features, units),
+            "parameter": one.matrix(features, units),
             "penalties": Absent(),
-            "inputs": gpu.matrix(height, features, A),
-            "delta": gpu.matrix(height, units, D),
-            "scalars": gpu.scalars(),
-            "batch": gpu.batch(ROWS=n, BEGINS=int(segment == 0), ENDS=int(segment == segments - 1)),
+            "inputs": one.matrix(height, features, A),
+            "delta": one.matrix(height, units, D),
+            "scalars": one.scalars(),
+            "batch": one.batch(ROWS=n, BEGINS=int(segment == 0), ENDS=int(segment == segments - 1)),
         }
         for share, rows in enumerate(shares_of_rows(n, shares)):
             expected[share] += A[rows].T.astype(np.float64) @ D[rows]
             for _, _, first, last in spans(features, units, tile[1], tile[0]):
                 part, sizes = (share, shares), (tile[0], 0)
-                gpu.call(
+                one.call(
                     "dense_weight_gradient",
                     tensors,
                     sizes,
@@ -361,7 +193,7 @@ def test_the_words_take_no_more_shared_memory_than_numbers_do(sides):
     shape = tile_shape("float32", max(sides[0], 32), sides[1])
     assert 2 * tensor_cores.PART * (shape.rows + shape.columns) <= staging_elements(shape)
     assert tensor_cores.fragments_down(shape) * 16 * tensor_cores.WARPS >= shape.rows
-    assert THREADS >= 2 * shape.rows  # each copies two rows of four words at most
+    assert 2 * shape.rows <= THREADS  # each copies two rows of four words at most
 
 
 def test_what_tensor_cores_do_not_do():
@@ -426,7 +258,7 @@ def test_what_is_no_precision(monkeypatch):
     X, y = problem()
     model = fb.Model(fb.mlp(5, 3, 2), dtype="float32")
     for wrong, error in (("float16", ValueError), (None, TypeError), ("TF32", ValueError)):
-        with pytest.raises(error, match="^precision: expected"):
+        with pytest.raises(error, match=r"^precision: expected"):
             fb.train(model, X, y, precision=wrong)
     with pytest.raises(ValueError, match=r'^precision: tf32 needs device="cuda"'):
         fb.train(model, X, y, precision="tf32", device="cpu")

@@ -123,6 +123,7 @@ def train_workload(
         epochs=epochs,
         batch_size=work.batch_size,
         device=device,
+        threads=1,  # on the processor, whose cores have other checks to do
         progress=False,
     )
     return model, result

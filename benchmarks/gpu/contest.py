@@ -98,7 +98,8 @@ def epoch_times(run: Callable[[int], None], seconds: float) -> list[float]:
 
     run(1)
     first = timed(1)
-    epochs, found = epochs_of_a_repetition(first), []
+    epochs = epochs_of_a_repetition(first)
+    found: list[float] = []
     while not found or time.perf_counter() < ends:
         found.append(timed(epochs))
     return found if epochs > 1 else [first, *found]

@@ -61,6 +61,7 @@ class Contestant:
             optimizer=OPTIMIZERS[work.optimizer](work.learning_rate),
             batch_size=work.batch_size,
             device=self.device,
+            threads=1,  # on the processor, where others work out other losses meanwhile
             progress=False,
             **self.settings,
             **settings,

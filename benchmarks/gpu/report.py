@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ NAMES = {
     "torch eager": "PyTorch",
     "torch compiled": "PyTorch, compiled",
 }
-MOST_LISTED = 40
+MOST_LISTED, LONGEST_LINE = 40, 400
 FOLDERS = re.compile(r"(?<![\w.:])/(?:[\w.+@~-]+/)+")
 
 
@@ -91,7 +92,7 @@ def listed(title: str, lines: list[str]) -> list[str]:
     """A heading with a list under it, not too long; nothing without lines."""
     if not lines:
         return []
-    shown = [f"- {line}" for line in lines[:MOST_LISTED]]
+    shown = [f"- {textwrap.shorten(line, LONGEST_LINE)}" for line in lines[:MOST_LISTED]]
     if len(lines) > MOST_LISTED:
         shown.append(f"- and {len(lines) - MOST_LISTED} more")
     return [f"{title} ({len(lines)}):", "", *shown, ""]

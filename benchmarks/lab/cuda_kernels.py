@@ -19,8 +19,11 @@ from typing import Any
 import fastbp as fb
 from benchmarks.lab.machine_code import Code, compile_all, count, missing, read_code, resident_blocks
 from fastbp.activations import Activation
+from fastbp.backends.cuda.buffers import places_in, slab_sizes, table_sizes
+from fastbp.backends.cuda.engine import RESERVED_SHARED
 from fastbp.backends.cuda.entries import Entry, Kernel, build_kernel
 from fastbp.backends.cuda.language import as_pointer
+from fastbp.backends.cuda.machine_code import compile_entry
 from fastbp.backends.cuda.product import staging_elements
 from fastbp.backends.cuda.program import SHORTEST_SHARED, Program
 from fastbp.backends.cuda.tuning import THREADS, geometry, tile_shape
@@ -107,7 +110,8 @@ def launches(name: str, dtype: str, chip: str) -> list[Case]:
     shapes = geometry(network, dtype)
     chosen = {"loss": Loss.resolve(loss), "optimizer": fb.Adam(), "clip_norm": clip_norm}
     plan = build_plan(network, "train", dtype, rows, shapes, **chosen)
-    program = Program(plan, LIMITS[chip])
+    _, image_bytes = places_in(slab_sizes(plan), table_sizes(plan))
+    program = Program(plan, LIMITS[chip] - RESERVED_SHARED, image_bytes)
     found = []
     for entry in dict.fromkeys(launch.entry for launch in program.batch):
         phases = [phase.name for phase in entry.phases]
@@ -203,7 +207,7 @@ def products(dtype: str) -> list[Kernel]:
     if dtype == "float32":
         for precision in PRECISIONS:
             found += [product(name, (128, 128), FAR, precision) for name in PRODUCTS]
-            found += [product(name, (64, 64), NEAR, precision) for name in PRODUCTS]
+            found += [product("dense_backward_data", (n, 64), FAR, precision) for n in (16, 64)]
             found += [product("dense_weight_gradient", (n, n), FAR, precision) for n in (64, 128)]
     return found
 
@@ -252,13 +256,12 @@ def code_of_case(key: str) -> Code:
     from fastbp.backends.cuda.compiler import compile_cubin, number_type
 
     case = CASES[key]
-    kinds = tuple(map(number_type, (case.dtype, "int64", "float64")))
-    blocks = 1
     if isinstance(case.what, Entry):
-        function, blocks = case.what.build(*kinds), case.what.blocks
-    else:
-        function = without_phase(build_kernel(case.what, case.dtype, kinds), kinds[1])
-    cubin, _ = compile_cubin(function, 3, case.chip, THREADS, blocks, "kernel")
+        cubin, _ = compile_entry(case.what, case.chip)
+        return read_code(cubin)
+    kinds = tuple(map(number_type, (case.dtype, "int64", "float64")))
+    function = without_phase(build_kernel(case.what, case.dtype, kinds), kinds[1])
+    cubin, _ = compile_cubin(function, 3, case.chip, THREADS, 1)
     return read_code(cubin)
 
 

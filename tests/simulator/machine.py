@@ -17,7 +17,7 @@ from .blocks import WARP, Block, Wait, describe_site, describe_waits
 from .memory import AddressSpace, Memory, Region, SimulationError
 from .pointers import CheckedPointer, Pointer, Registers, StrayPointer, new_registers
 from .races import BLOCK_BITS
-from .tensor_cores import bfloat16_words, to_tf32
+from .tensor_cores import bfloat16_words, fragments, to_tf32
 
 __all__ = ["MOST_SHARED_BYTES", "MOST_THREADS", "Machine"]
 
@@ -368,21 +368,10 @@ class Machine:
         target.part(index, 1, count)[...] = bfloat16_words(*pairs)
 
     def mma_tf32(self, *operands: Any) -> None:
-        self.hub.switch(("mma_tf32", call_site(), *self.fragments("mma_tf32", *operands)))
+        self.hub.switch(("mma_tf32", call_site(), *fragments(self, "mma_tf32", *operands)))
 
     def mma_bf16(self, *operands: Any) -> None:
-        self.hub.switch(("mma_bf16", call_site(), *self.fragments("mma_bf16", *operands)))
-
-    def fragments(
-        self, word: str, sums: Any, left: Any, right: Any, high: int, wide: int
-    ) -> tuple[Any, ...]:
-        """What a thread brings to a product of its warp."""
-        self.require_whole_warp(word)
-        if not type(sums) is type(left) is type(right) is Registers:
-            raise self.fault(f"{word} of what are no registers")
-        counts = (4 * high * wide, 4 * high, 2 * wide)
-        arrays = (sums.part(0, 1, counts[0]), left.part(0, 1, counts[1]), right.part(0, 1, counts[2]))
-        return arrays, (high, wide)
+        self.hub.switch(("mma_bf16", call_site(), *fragments(self, "mma_bf16", *operands)))
 
 
 WORK = Machine.work.__code__

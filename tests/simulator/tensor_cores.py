@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["NUMBERS", "bfloat16_words", "multiply_add", "to_bfloat16", "to_tf32"]
+from .pointers import Registers
+
+__all__ = ["NUMBERS", "bfloat16_words", "fragments", "multiply_add", "to_bfloat16", "to_tf32"]
 
 NUMBERS = {"mma_tf32": 1, "mma_bf16": 2}  # numbers in a word
 GROUPS, MEMBERS = 8, 4
@@ -49,6 +51,17 @@ def numbers_of(words: np.ndarray, count: int, axis: int) -> np.ndarray:
     shape = list(words.shape)
     shape[axis] *= 2
     return np.stack(parts, axis=axis + 1).reshape(shape).astype(np.float64)
+
+
+def fragments(
+    machine: Any, word: str, sums: Any, left: Any, right: Any, high: int, wide: int
+) -> tuple[Any, ...]:
+    """What a thread brings to a product of its warp."""
+    machine.require_whole_warp(word)
+    given = (sums, 4 * high * wide), (left, 4 * high), (right, 2 * wide)
+    if any(type(registers) is not Registers for registers, _ in given):
+        raise machine.fault(f"{word} of what are no registers")
+    return tuple(registers.part(0, 1, count) for registers, count in given), (high, wide)
 
 
 def multiply_add(word: str, threads: list[Any]) -> None:

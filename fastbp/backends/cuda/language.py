@@ -179,13 +179,11 @@ def shuffle_xor(value: Any, mask: int) -> Any:
     return machine.shuffle_xor(value, mask)
 
 
-# Tensor cores. Their factors are words of 32 bits in registers of float32: a number of tf32 (float32
-# without its last 13 bits), or two of bfloat16 (float32 without its last 16 bits).
+# Tensor cores. Their factors are words of 32 bits in registers of float32: a number of tf32, which
+# is float32 without its last 13 bits, or two of bfloat16, which is float32 without its last 16.
 
 
-def round_to_tf32(
-    target: Any, index: int, source: Any, first: int, step: int, count: int
-) -> None:
+def round_to_tf32(target: Any, index: int, source: Any, first: int, step: int, count: int) -> None:
     """Round numbers to the nearest tf32, ties away from zero.
 
     Register index + i of `target` gets register first + i * step of `source`; all but the registers
@@ -214,8 +212,8 @@ def mma_tf32(sums: Any, left: Any, right: Any, high: int, wide: int) -> None:
     - word t + 4 d, column g of right fragment j in ``right[2 * j + d]``;
     - row g + 8 h, column 2 t + c of their sums in ``sums[(4 * i + 2 * h + c) * wide + j]``.
 
-    `high` and `wide` are constants. The products are exact; how their sums are rounded, if to no less
-    than float32, is the hardware's.
+    `high` and `wide` are constants. Products are exact; in which order they are added up in float32,
+    and how that is rounded, is left to the hardware.
     """
     machine.mma_tf32(sums, left, right, high, wide)
 

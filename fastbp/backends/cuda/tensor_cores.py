@@ -5,9 +5,9 @@ of tf32, or two of bfloat16 that follow each other in the depth. A part of the d
 either kind. Parts alternate between two buffers as in `product`, and the sums are of float32.
 
 A warp has 32 columns of the tile and 16, 32 or 64 rows; warps for which there are none left only
-copy. Thread 4 g + t of a warp has *group* g and *member* t. Of the factors and sums of one
-instruction (PTX ISA, matrix fragments for mma.m16n8k8 with tf32 and for mma.m16n8k16 with bf16, which
-are one if a pair is a word) it holds
+copy. Thread 4 g + t of a warp has *group* g and *member* t. Of what one instruction multiplies (PTX
+ISA, matrix fragments for mma.m16n8k8 with tf32 and for mma.m16n8k16 with bf16, which are the same if
+a pair is a word) it holds
 
 - of 16 rows x 8 words of the left factor: rows g and g + 8, words t and t + 4;
 - of 8 words x 8 columns of the right factor: words t and t + 4, column g;
@@ -25,12 +25,14 @@ on which row of the tile is which of a fragment, if the sums are written back al
 Shared memory has one vector for each step, fragment and thread, of four words that the instruction
 wants in registers that follow each other: two rows by two words of the left factor, or two words of
 each of two columns, of fragments 2 e and 2 e + 1. A thread that copies has two such vectors. Among
-the 32 of a step and fragment, that of group g and member t is number 8 t + (g ^ 2 t): so neither the
-eight threads that read at a time, of two groups, nor those that write, of one member or of two
+the 32 of a step and fragment, that of group g and member t is number 8 t + (g ^ 2 t). So neither
+the eight threads that read at a time, of two groups, nor those that write, of one member or of two
 groups, meet on a bank.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from fastbp.backends.cuda import product
 from fastbp.backends.cuda.language import (
@@ -72,7 +74,7 @@ def fragments_down(shape: TileShape) -> int:
     return high
 
 
-def only_working(shape: TileShape, function):
+def only_working(shape: TileShape, function: Any) -> Any:
     """A function of four arguments, called by the warps that have a share of the tile."""
     working = shape.rows // (ROWS * fragments_down(shape)) * (shape.columns // COLUMNS)
     if working == WARPS:
@@ -85,7 +87,7 @@ def only_working(shape: TileShape, function):
     return call
 
 
-def warp_place(shape: TileShape):
+def warp_place(shape: TileShape) -> Any:
     """Make a function that tells a thread its first fragment, first column, group and member."""
     across, high = shape.columns // COLUMNS, fragments_down(shape)
 
@@ -102,23 +104,16 @@ def vector_place(group, member):
     return (8 * member + (group ^ (2 * member))) * VECTOR
 
 
-def to_words(precision: str, n: int, order: str):
+def to_words(precision: str, n: int, order: str) -> Any:
     """Make a function that rounds what a thread copies to its vector n, 0 or 1.
 
     What is copied is two rows of four words (`order` ``"rows"``); or two words of four columns, to
-    be rows of the left factor (``"left"``) or columns of the right one (``"right"``).
+    be rows of the left factor (``"left"``) or columns of the right one (``"right"``). The first two
+    words of the vector come from registers low and low + step, the others from high and high + step;
+    the other number of a word of bfloat16 is `beside`.
     """
-    firsts = [2 * (2 * n + m) if order == "rows" else 2 * n + m for m in (0, 1)]
-    step, beside = 8, 1 if order == "rows" else VECTOR
-    if order == "left":
-        firsts, step = [2 * n, 2 * n + 8], 1
     if precision == "tf32":
-        firsts, step = [2 * n + m for m in (0, 1)], 4
-        if order == "left":
-            firsts, step = [2 * n, 2 * n + 4], 1
-    low, high = firsts
-
-    if precision == "tf32":
+        low, high, step = (2 * n, 2 * n + 4, 1) if order == "left" else (2 * n, 2 * n + 1, 4)
 
         def round_vector(words, values):
             round_to_tf32(words, 0, values, low, step, 2)
@@ -126,6 +121,11 @@ def to_words(precision: str, n: int, order: str):
 
         return round_vector
 
+    low, high, step, beside = {
+        "rows": (4 * n, 4 * n + 2, 8, 1),
+        "left": (2 * n, 2 * n + 8, 1, 4),
+        "right": (2 * n, 2 * n + 1, 8, 4),
+    }[order]
     low_beside, high_beside = low + beside, high + beside
 
     def pack_vector(words, values):
@@ -135,7 +135,7 @@ def to_words(precision: str, n: int, order: str):
     return pack_vector
 
 
-def copy_panel(real, columns: int, precision: str, order: str):
+def copy_panel(real: Any, columns: int, precision: str, order: str) -> tuple[Any, Any, int]:
     """Make ``fetch(values, (source, width, there, end), begin)`` and ``keep(memory, at, values)``.
 
     As `product.fetch_panel`; a thread copies two words of four columns.
@@ -172,12 +172,13 @@ def copy_panel(real, columns: int, precision: str, order: str):
     return in_turn(fetch_vector, held), keep, held * VECTOR
 
 
-def copy_rows(real, shape: TileShape, panel: int, precision: str):
+def copy_rows(real: Any, shape: TileShape, precision: str) -> tuple[Any, Any, int]:
     """Make ``fetch(values, (first, last, source, rows high, padded), begin)`` and ``keep``.
 
     As `product.fetch_rows`; a thread copies four words of two rows.
     """
-    numbers, total, apart = NUMBERS[precision], 2 * shape.rows, STEP_WORDS * shape.rows
+    numbers, panel = NUMBERS[precision], shape.columns
+    total, apart = 2 * shape.rows, STEP_WORDS * shape.rows
     first_vector, second_vector = (to_words(precision, n, "rows") for n in (0, 1))
 
     def fetch_vector(n):
@@ -212,7 +213,7 @@ def copy_rows(real, shape: TileShape, panel: int, precision: str):
     return in_turn(fetch_vector, held), keep, held * VECTOR
 
 
-def add_products(real, shape: TileShape, precision: str):
+def add_products(real: Any, shape: TileShape, precision: str) -> Any:
     """Make ``add(sums, memory, left_at, right_at)``, which adds a part of the depth."""
     high, place_of = fragments_down(shape), warp_place(shape)
     multiply_add = MULTIPLY_ADD[precision]
@@ -236,7 +237,7 @@ def add_products(real, shape: TileShape, precision: str):
     return only_working(shape, add)
 
 
-def spill(shape: TileShape, transposed: bool):
+def spill(shape: TileShape, transposed: bool) -> Any:
     """Make a function that writes the sums to a tile in shared memory, rows `stride` apart.
 
     Of each of its rows a thread has eight neighbours.
@@ -271,7 +272,9 @@ def spill(shape: TileShape, transposed: bool):
     return only_working(shape, write_columns if transposed else write_rows)
 
 
-def product_of(real, shape: TileShape, precision: str, copy_left, transposed: bool):
+def product_of(
+    real: Any, shape: TileShape, precision: str, copy_left: tuple[Any, Any, int], transposed: bool
+) -> Any:
     """Make ``run(tile, stride, left, right, first, last, memory)`` over a depth from first to last.
 
     `left` and `right` are what the functions that copy them take.
@@ -308,13 +311,13 @@ def product_of(real, shape: TileShape, precision: str, copy_left, transposed: bo
     return run
 
 
-def multiply_rows(real, shape: TileShape, near: bool, precision: str):
+def multiply_rows(real: Any, shape: TileShape, near: bool, precision: str) -> Any:
     """`product.multiply_rows` in a precision; that of ``"float32"`` is without tensor cores."""
     if precision == "float32":
         return product.multiply_rows(real, shape, near)
     if near:
         raise ValueError("near: tensor cores take no rows that are kept in shared memory")
-    copy_left = copy_rows(real, shape, shape.columns, precision)
+    copy_left = copy_rows(real, shape, precision)
     run = product_of(real, shape, precision, copy_left, False)
 
     def multiply(tile, stride, left, right, depth, memory):
@@ -324,7 +327,7 @@ def multiply_rows(real, shape: TileShape, near: bool, precision: str):
     return multiply
 
 
-def multiply_transposed(real, shape: TileShape, precision: str):
+def multiply_transposed(real: Any, shape: TileShape, precision: str) -> Any:
     """`product.multiply_transposed` in a precision, as above."""
     if precision == "float32":
         return product.multiply_transposed(real, shape)

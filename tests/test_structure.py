@@ -90,7 +90,7 @@ def imports(path):
 OUTSIDE = {
     "numba": ["backends.cpu"],
     "llvmlite": ["backends.cpu"],
-    "numba_cuda_mlir": ["backends.cuda.compiler", "backends.cuda.tensor_words"],
+    "numba_cuda_mlir": ["backends.cuda.compiler"],
     "cuda": ["backends.cuda"],
 }
 BACKENDS = ("backends.cpu", "backends.cuda")

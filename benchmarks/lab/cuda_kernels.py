@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import fastbp as fb
-from benchmarks.lab.machine_code import Code, compile_all, count, missing, read_code, resident_blocks
+from benchmarks.lab.machine_code import (
+    Code,
+    compile_all,
+    count,
+    missing,
+    read_code,
+    resident_blocks,
+)
 from fastbp.activations import Activation
 from fastbp.backends.cuda.buffers import places_in, slab_sizes, table_sizes
 from fastbp.backends.cuda.engine import RESERVED_SHARED
@@ -171,9 +178,7 @@ def members() -> list[Any]:
 def other_kernels(tile: tuple[int, int]) -> list[Kernel]:
     """Every kernel that is no product and has no law of its own."""
     square = (tile[1], tile[1])
-    finish = [
-        Kernel("finish_gradient", None, square, numbers=(("is_weight", n),)) for n in (1, 0)
-    ]
+    finish = [Kernel("finish_gradient", None, square, numbers=(("is_weight", n),)) for n in (1, 0)]
     return [
         *[Kernel(name) for name in ("order_rows", "reduce_loss", "reduce_tiles")],
         Kernel("gather_inputs", None, tile, NEAR),

@@ -1,8 +1,9 @@
-"""Compiling kernels to machine code: with `tensor_words`, all that touches numba-cuda-mlir.
+"""Compiling kernels to machine code: the only module that touches numba-cuda-mlir.
 
-It gives the words of `language` and of `fastbp.elementary` their meaning on the device, turns plain
-Python functions into device functions, and emits a cubin for a named architecture; no driver and no
-GPU are needed. Imported where the cache has no code, and only there.
+It gives the words of `language` their meaning on the device (`tensor_words` and `elementary_words`
+the others, with what they import from here), turns plain Python functions into device functions,
+and emits a cubin for a named architecture; no driver and no GPU are needed. Imported where the
+cache has no code, and only there.
 
 Pointers are LLVM's, so an index costs no wrap-around. Which memory a pointer leads to is inferred
 once everything is inlined: `as_pointer` says global, `shared_memory` says shared, and so does every
@@ -12,7 +13,6 @@ load and store of the result then.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,17 +26,41 @@ from numba_cuda_mlir.lowering_utilities import constant as mlir_constant
 from numba_cuda_mlir.lowering_utilities import convert, try_extract_constant
 from numba_cuda_mlir.numba_cuda.cudadrv.libs import get_cudalib
 
-from fastbp import elementary
-from fastbp.backends.cuda import language, tensor_words
-from fastbp.backends.cuda.elementary import make_sine
+from fastbp.backends.cuda import language
 from fastbp.backends.cuda.functions import Functions
 
-__all__ = ["compile_cubin", "number_type"]
+__all__ = [
+    "FLOAT",
+    "INTEGER",
+    "NUMBER",
+    "POINTER",
+    "T",
+    "arith",
+    "compile_cubin",
+    "convert",
+    "emit_as_first",
+    "functions",
+    "ir",
+    "llvm",
+    "mathematics",
+    "nothing",
+    "number_type",
+    "overload",
+    "real",
+    "try_extract_constant",
+    "word",
+]
 
 device: Any = cuda  # whose stub has not all that it has
 GLOBAL, SHARED = 1, 3  # LLVM's address spaces
 DYNAMIC = -2147483648  # an index of getelementptr that is not a constant
 VECTOR_BITS = 128
+
+
+class Addresses:
+    """What `as_pointer` may get in the kernel that is being compiled."""
+
+    may_be_shared = False
 
 
 def number_type(dtype: str) -> Any:
@@ -134,6 +158,8 @@ def barrier(builder: Any, kinds: Any) -> None:
 
 @word(language.as_pointer, pointer_to_last, INTEGER, types.Any)
 def as_pointer(builder: Any, kinds: Any, address: Any, kind: Any) -> Any:
+    if Addresses.may_be_shared:
+        return llvm.inttoptr(res=llvm.PointerType.get(), arg=long(address))
     in_global = llvm.inttoptr(res=llvm.PointerType.get(GLOBAL), arg=long(address))
     return llvm.addrspacecast(llvm.PointerType.get(), in_global)
 
@@ -149,6 +175,11 @@ def shared_memory(builder: Any, kinds: Any, kind: Any) -> Any:
     address = llvm.inline_asm(T.i64(), [index], "mov.u64 $0, $1;", "=l,l")
     in_shared = llvm.inttoptr(res=llvm.PointerType.get(SHARED), arg=address)
     return llvm.addrspacecast(llvm.PointerType.get(), in_shared)
+
+
+@word(language.address_of, number, POINTER)
+def address_of(builder: Any, kinds: Any, pointer: Any) -> Any:
+    return llvm.ptrtoint(T.i64(), pointer)
 
 
 @word(language.offset, first, POINTER, INTEGER)
@@ -268,72 +299,14 @@ def emit_as_first(operation: Any) -> Any:
     return emit
 
 
-for _name in ("exp", "expm1", "log", "log1p", "tanh", "erf", "sqrt"):
-    word(getattr(elementary, _name), real, FLOAT)(emit_as_first(getattr(mathematics, _name)))
 word(language.fma, real, FLOAT, NUMBER, NUMBER)(emit_as_first(mathematics.fma))
-word(elementary.multiply_add, real, FLOAT, NUMBER, NUMBER)(emit_as_first(mathematics.fma))
-for _function, (_emit, *_kinds) in tensor_words.CODE.items():
-    word(_function, nothing, *_kinds)(_emit)
-
-
-@word(elementary.constant, lambda value, like: real(like), NUMBER, FLOAT)
-def constant(builder: Any, kinds: Any, value: Any, like: Any) -> Any:
-    return convert(value, builder.get_storage_type(kinds[1]), signed=True)
-
 
 overload = functools.partial(extending.overload, typing_registry=extending.typing_registry)
-
-
-@functools.cache
-def sine(kind: Any, is_cosine: bool) -> Any:
-    return functions.rebound(make_sine(str(kind), kind, is_cosine))
-
-
-@overload(elementary.sin)
-def sin(x):
-    return sine(x, False) if isinstance(x, FLOAT) else None
-
-
-@overload(elementary.cos)
-def cos(x):
-    return sine(x, True) if isinstance(x, FLOAT) else None
-
-
-# Overloads are written without early returns, which the compiler's optimizer does not always
-# come to an end with in functions of this kind.
 
 
 @overload(language.grid_barrier)
 def grid_barrier():
     return lambda: device.cg.this_grid().sync()
-
-
-@overload(elementary.power)
-def power(x, y):
-    return lambda x, y: math.pow(x, y)
-
-
-@overload(elementary.sigmoid)
-def sigmoid(x):
-    kind = x
-
-    def implementation(x):
-        decayed = math.exp(-abs(x))
-        share = kind(1.0) / (kind(1.0) + decayed)
-        return share if x >= kind(0.0) else decayed * share
-
-    return implementation
-
-
-@overload(elementary.sign)
-def sign(x):
-    kind = x
-
-    def implementation(x):
-        below = kind(-1.0) if x < kind(0.0) else x
-        return kind(1.0) if x > kind(0.0) else below
-
-    return implementation
 
 
 def device_function(function: Any) -> Any:
@@ -355,7 +328,8 @@ def device_function(function: Any) -> Any:
     return dispatcher
 
 
-functions = Functions(device_function)
+# Functions whose pointers made of addresses lead to global memory, and to any.
+functions, functions_of_any = Functions(device_function), Functions(device_function)
 
 
 def compile_cubin(
@@ -366,6 +340,7 @@ def compile_cubin(
     blocks: int,
     name: str = "kernel",
     cooperative: bool = False,
+    in_shared: bool = False,
 ) -> tuple[bytes, str]:
     """The machine code of a kernel, and the name of the kernel in it.
 
@@ -384,11 +359,16 @@ def compile_cubin(
         That the kernel is to have.
     cooperative : bool
         Whether its blocks wait for one another.
+    in_shared : bool
+        Whether addresses may be those of shared memory.
     """
+    from fastbp.backends.cuda import elementary_words, tensor_words  # noqa: F401
+
     # The compiler asks the driver for the GPU's architecture even where one is named.
     toolkit._cached_cc = divmod(int(chip.removeprefix("sm_")), 10)
+    Addresses.may_be_shared = in_shared
     cubin: bytes = device.compile_cubin(
-        functions.rebound(function),
+        (functions_of_any if in_shared else functions).rebound(function),
         types.void(*[types.int64] * parameters),
         chip=chip,
         launch_bounds=(threads, blocks),

@@ -212,8 +212,8 @@ def mma_tf32(sums: Any, left: Any, right: Any, high: int, wide: int) -> None:
     - word t + 4 d, column g of right fragment j in ``right[2 * j + d]``;
     - row g + 8 h, column 2 t + c of their sums in ``sums[(4 * i + 2 * h + c) * wide + j]``.
 
-    `high` and `wide` are constants. Products are exact; in which order they are added up in float32,
-    and how that is rounded, is left to the hardware.
+    `high` and `wide` are constants. Products are exact; in which order they are added up in
+    float32, and how that is rounded, is left to the hardware.
     """
     machine.mma_tf32(sums, left, right, high, wide)
 

@@ -92,8 +92,16 @@ def compile_entry(entry: Entry, chip: str) -> tuple[bytes, str]:
 
     function = entry.build(*map(number_type, (entry.dtype, "int64", "float64")))
     parameters = len(inspect.signature(function).parameters)
-    waits = entry.resident and not entry.single
-    return compile_cubin(function, parameters, chip, THREADS, entry.blocks, entry.symbol, waits)
+    return compile_cubin(
+        function,
+        parameters,
+        chip,
+        THREADS,
+        entry.blocks,
+        entry.symbol,
+        cooperative=entry.resident and not entry.single,
+        in_shared=entry.in_shared,
+    )
 
 
 def failure(entry: Entry, error: Exception) -> Exception:

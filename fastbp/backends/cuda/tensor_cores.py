@@ -6,8 +6,8 @@ either kind. Parts alternate between two buffers as in `product`, and the sums a
 
 A warp has 32 columns of the tile and 16, 32 or 64 rows; warps for which there are none left only
 copy. Thread 4 g + t of a warp has *group* g and *member* t. Of what one instruction multiplies (PTX
-ISA, matrix fragments for mma.m16n8k8 with tf32 and for mma.m16n8k16 with bf16, which are the same if
-a pair is a word) it holds
+ISA, matrix fragments for mma.m16n8k8 with tf32 and for mma.m16n8k16 with bf16, which are the same
+if a pair is a word) it holds
 
 - of 16 rows x 8 words of the left factor: rows g and g + 8, words t and t + 4;
 - of 8 words x 8 columns of the right factor: words t and t + 4, column g;
@@ -109,8 +109,8 @@ def to_words(precision: str, n: int, order: str) -> Any:
 
     What is copied is two rows of four words (`order` ``"rows"``); or two words of four columns, to
     be rows of the left factor (``"left"``) or columns of the right one (``"right"``). The first two
-    words of the vector come from registers low and low + step, the others from high and high + step;
-    the other number of a word of bfloat16 is `beside`.
+    words of the vector come from registers low and low + step, the others from high and
+    high + step; the other number of a word of bfloat16 lies `beside` its first one.
     """
     if precision == "tf32":
         low, high, step = (2 * n, 2 * n + 4, 1) if order == "left" else (2 * n, 2 * n + 1, 4)

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba_cuda_mlir import types
-from numba_cuda_mlir._mlir import ir
-from numba_cuda_mlir._mlir.dialects import arith, llvm
-from numba_cuda_mlir._mlir.extras import types as T
-from numba_cuda_mlir.lowering_utilities import try_extract_constant
-
 from fastbp.backends.cuda import language
+from fastbp.backends.cuda.compiler import (
+    INTEGER,
+    POINTER,
+    T,
+    arith,
+    ir,
+    llvm,
+    nothing,
+    try_extract_constant,
+    word,
+)
 
-__all__ = ["CODE"]
+__all__: list[str] = []
 
-INTEGER, POINTER = types.Integer, types.CPointer
 MMA = "mma.sync.aligned.{}.row.col.f32.{}.{}.f32 {{$0,$1,$2,$3}}, {{$4,$5,$6,$7}}, {{$8,$9}}, "
 MMA += "{{$10,$11,$12,$13}};"
 
@@ -90,11 +94,8 @@ def multiply_add(shape: str, kind: str) -> Any:
     return emit
 
 
-# Of each word: its code, and the kinds of its arguments.
 OPERANDS = (POINTER, POINTER, POINTER, INTEGER, INTEGER)
-CODE = {
-    language.round_to_tf32: (round_to_tf32, POINTER, INTEGER, POINTER, *[INTEGER] * 3),
-    language.pack_bf16: (pack_bf16, POINTER, INTEGER, POINTER, *[INTEGER] * 4),
-    language.mma_tf32: (multiply_add("m16n8k8", "tf32"), *OPERANDS),
-    language.mma_bf16: (multiply_add("m16n8k16", "bf16"), *OPERANDS),
-}
+word(language.round_to_tf32, nothing, POINTER, INTEGER, POINTER, *[INTEGER] * 3)(round_to_tf32)
+word(language.pack_bf16, nothing, POINTER, INTEGER, POINTER, *[INTEGER] * 4)(pack_bf16)
+word(language.mma_tf32, nothing, *OPERANDS)(multiply_add("m16n8k8", "tf32"))
+word(language.mma_bf16, nothing, *OPERANDS)(multiply_add("m16n8k16", "bf16"))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from commands import flowers  # noqa: F401  (a fixture)
 from hypothesis import HealthCheck, settings
+from simulated import gpu, racing, way  # noqa: F401  (fixtures)
 
 # Deterministic, so that a failure in one run is a failure in every run; kernels that compile on
 # first use make the first example of a test slow, so there is no deadline.

@@ -8,7 +8,6 @@ import golden
 import numpy as np
 import pytest
 import test_golden
-from simulated import gpu  # noqa: F401  (a fixture)
 from simulator import SimulatedDevice
 
 from benchmarks.gpu import __main__ as program
@@ -179,7 +178,7 @@ def test_short_epochs_are_timed_together():
     assert grouped([0.5, 0.25]) == [0.5, 0.25]
 
 
-def test_fastbp_on_a_simulated_gpu(gpu, monkeypatch):  # noqa: F811
+def test_fastbp_on_a_simulated_gpu(gpu, monkeypatch):
     monkeypatch.setattr(rows, "CHECK_STEPS", 2)
     expected = Contestant(SMALL, "cpu").loss_after()
     found = contend(lambda: Contestant(SMALL, "cuda"), SMALL, expected, 0.0)
@@ -224,7 +223,7 @@ def test_the_bounds_are_those_of_the_golden_tests():
     assert len(golden.CASES) == checks.GOLDEN_CASES == correctness.GOLDEN_CASES
 
 
-def test_checks_of_a_simulated_gpu(gpu, monkeypatch):  # noqa: F811
+def test_checks_of_a_simulated_gpu(gpu, monkeypatch):
     assert checks.check_golden(0, "float64", epochs=1)["error"] < 1e-12
     monkeypatch.setitem(checks.GOLDEN_BOUNDS, "float64", -1.0)
     with pytest.raises(Failed, match="off by"):

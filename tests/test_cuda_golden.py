@@ -5,7 +5,7 @@ Each case goes one of the three ways to run a step, in turn.
 
 import golden
 import pytest
-from simulated import WAYS, gpu, way  # noqa: F401  (fixtures)
+from simulated import WAYS
 from strategies import scaled_error
 
 import fastbp as fb
@@ -43,7 +43,7 @@ def trained(case, device):
     [(number, WAYS[number % len(WAYS)]) for number in range(len(golden.CASES))],
     indirect=["way"],
 )
-def test_losses_and_parameters(number, way):  # noqa: F811
+def test_losses_and_parameters(number, way):
     case = golden.CASES[number]
     model, result = trained(case, "cuda")
     assert result.device == "cuda:0"

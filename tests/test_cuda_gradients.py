@@ -5,7 +5,7 @@ import pytest
 import reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from simulated import WAYS, gpu, way  # noqa: F401  (fixtures)
+from simulated import WAYS
 from strategies import Case, scaled_error
 
 from fastbp.activations import Activation
@@ -31,7 +31,7 @@ def small_cases(draw):
 @pytest.mark.parametrize("way", ["fused", "layered"], indirect=True)
 @settings(max_examples=6, suppress_health_check=list(HealthCheck))
 @given(case=small_cases())
-def test_against_the_chain_rule(way, case):  # noqa: F811
+def test_against_the_chain_rule(way, case):
     model, w = case.model(), case.sample_weight()
     X, y = case.inputs(), case.targets()
     value, gradient = model.loss_and_gradient(X, y, case.loss, sample_weight=w, device="cuda")

@@ -5,7 +5,6 @@ import pytest
 from cuda_kernels import FAR, Gpu, checked, layout, normal, spans
 from kernels import Absent, generator
 from precisions import BITS, precisions, product
-from simulated import gpu  # noqa: F401  (a fixture)
 from strategies import scaled_error
 from test_cuda_gradient_kernels import shares_of_rows
 
@@ -276,7 +275,7 @@ def test_float32_is_what_a_model_of_float64_may_be_given():
     assert fb.train(model, X, y, epochs=1, precision="float32", device="cpu").success
 
 
-def test_gpus_without_tensor_cores_are_refused(gpu):  # noqa: F811
+def test_gpus_without_tensor_cores_are_refused(gpu):
     gpu.compute_capability = (7, 5)
     with pytest.raises(fb.DeviceError, match=r"capability 7\.5, and 8\.0 is needed"):
         trained("tf32")

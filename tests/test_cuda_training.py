@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from simulated import WAYS, gpu, racing, way  # noqa: F401  (fixtures)
+from simulated import WAYS
 from simulator import SimulatedDevice
 from strategies import scaled_error
 
@@ -104,10 +104,10 @@ def test_cross_entropy_with_many_classes(way):
 def test_the_same_bits_in_any_order_of_threads_and_blocks(monkeypatch):
     X, y = problem(50)
     found = set()
-    for order, way in itertools.product(("forward", "reversed", "random"), ("resident", "fused")):
+    for order, name in itertools.product(("forward", "reversed", "random"), ("resident", "fused")):
         device = SimulatedDevice(order=order)
         monkeypatch.setattr(choose, "cuda_device", lambda name, device=device: device)
-        limit = 4_000_000 if way == "resident" else 0
+        limit = 4_000_000 if name == "resident" else 0
         monkeypatch.setattr(tuning, "RESIDENT_MULTIPLY_ADDS", limit)
         model = fb.Model(fb.mlp(3, 4, 2), seed=0)
         fb.train(model, X, y, epochs=1, batch_size=50, device="cuda")
@@ -115,7 +115,7 @@ def test_the_same_bits_in_any_order_of_threads_and_blocks(monkeypatch):
     assert len(found) == 1
 
 
-def test_derivatives(gpu):  # noqa: F811
+def test_derivatives(gpu):
     X, y = problem(19, 3, 2)
     model = fb.Model(fb.mlp(3, 5, 2, activation="gelu"), dtype="float64", seed=1)
     v = np.random.default_rng(2).normal(size=(19, 2))
@@ -157,7 +157,7 @@ def test_memory_is_sized_before_anything_is_allocated(monkeypatch):
     assert np.array_equal(model.parameters, before)
 
 
-def test_all_device_memory_is_given_back(gpu):  # noqa: F811
+def test_all_device_memory_is_given_back(gpu):
     X, y = problem(20)
     free = gpu.free_bytes()
     model = fb.Model(fb.mlp(3, 4, 2))
@@ -189,7 +189,7 @@ class Foreign:
         }
 
 
-def test_arrays_on_the_device_are_used_where_they_lie(gpu):  # noqa: F811
+def test_arrays_on_the_device_are_used_where_they_lie(gpu):
     X, y = (array.astype("float32") for array in problem(20))
     uploads = []
     upload = gpu.upload

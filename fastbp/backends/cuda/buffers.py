@@ -57,7 +57,9 @@ class Buffers:
         self.tensors = {tensor.name: tensor for tensor in plan.tensors}
         self.kinds = {slab.name: self.dtype_of(slab) for slab in plan.slabs}
         self.lengths = {slab.name: slab.elements for slab in plan.slabs}
-        self.addresses = {name: other.addresses[name] for name, other in (shared or {}).items()}
+        self.addresses: dict[str, int] = {
+            name: other.addresses[name] for name, other in (shared or {}).items()
+        }
         places, self.nbytes = places_in(slab_sizes(plan, self.addresses), tables)
         free = device.free_bytes()
         if self.nbytes > free:

@@ -26,15 +26,29 @@ from fastbp.backends.cuda.language import (
 )
 from fastbp.backends.cuda.product import whole_parts
 from fastbp.backends.cuda.tensor_cores import multiply_rows
-from fastbp.backends.cuda.tuning import THREADS, TileShape
+from fastbp.backends.cuda.tuning import THREADS
 
 __all__ = ["dense_backward_data", "dense_forward"]
 
 
-def dense_forward(real, law, setting_count, shape: TileShape, near, precision="float32"):
+def left_factor(real, is_near):
+    """Make a function that says where the left factor of a product is, as the product wants it."""
+
+    def far_rows(arguments, position, first, last, rows, stride):
+        matrix, padded = pointer(arguments, position, real), padded_columns(arguments, position)
+        return first, last, matrix, height(arguments, 0), padded
+
+    def near_rows(arguments, position, first, last, rows, stride):
+        return rows, stride
+
+    return near_rows if is_near else far_rows
+
+
+def dense_forward(real, law, setting_count, shape, near, precision="float32"):
     """output, derivative = law(inputs @ weight + bias); the derivative may be absent."""
     panel, down = shape.columns, THREADS // shape.columns
     reads_near, writes_near = near
+    left_of = left_factor(real, reads_near)
     multiply = multiply_rows(real, shape, reads_near, precision)
     settings_of = reader(setting_count)
 
@@ -53,16 +67,7 @@ def dense_forward(real, law, setting_count, shape: TileShape, near, precision="f
         while begin < padded:
             width = min(panel, padded - begin)
             weight = pointer_at(arguments, 3, real, begin * features)
-            if reads_near:
-                left = (offset(memory, source), stride)
-            else:
-                left = (
-                    first,
-                    last,
-                    pointer(arguments, 2, real),
-                    rows_high,
-                    padded_columns(arguments, 2),
-                )
+            left = left_of(arguments, 2, first, last, offset(memory, source), stride)
             if writes_near:
                 tile, apart = offset(memory, target + begin), stride
             else:
@@ -89,13 +94,14 @@ def dense_forward(real, law, setting_count, shape: TileShape, near, precision="f
     return dense_forward
 
 
-def dense_backward_data(real, shape: TileShape, near, precision="float32"):
+def dense_backward_data(real, shape, near, precision="float32"):
     """input_delta *= delta @ weight.T: the derivative that forward left there meets its delta.
 
     With `replace`, input_delta = delta @ weight.T: the inputs of a network have no derivative.
     """
     panel, down = shape.columns, THREADS // shape.columns
     reads_near, writes_near = near
+    left_of = left_factor(real, reads_near)
     multiply = multiply_rows(real, shape, reads_near, precision)
 
     def dense_backward_data(arguments, first, last, part, place):
@@ -110,16 +116,7 @@ def dense_backward_data(real, shape: TileShape, near, precision="float32"):
         while begin < padded:
             width = min(panel, padded - begin)
             weight = pointer_at(arguments, 2, real, begin * units)
-            if reads_near:
-                left = (offset(memory, source), stride)
-            else:
-                left = (
-                    first,
-                    last,
-                    pointer(arguments, 1, real),
-                    rows_high,
-                    padded_columns(arguments, 1),
-                )
+            left = left_of(arguments, 1, first, last, offset(memory, source), stride)
             if writes_near:
                 tile, apart = offset(memory, target + begin), stride
             else:

@@ -64,7 +64,7 @@ class Engine:
         self.memory: dict[str, Memory] = {}  # of their copies on the device
         self.sources: dict[str, Any] = {}  # arrays of others on the device, used as they are
         self.batch_rows = plan.batch_rows
-        self.buffers = Buffers(
+        self.buffers: Buffers = Buffers(
             plan,
             device,
             tables,

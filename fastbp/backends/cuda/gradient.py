@@ -19,7 +19,7 @@ from fastbp.backends.cuda.language import barrier, quotient, remainder, shared_m
 from fastbp.backends.cuda.product import whole_parts
 from fastbp.backends.cuda.reductions import block_sum
 from fastbp.backends.cuda.tensor_cores import multiply_transposed
-from fastbp.backends.cuda.tuning import THREADS, TileShape
+from fastbp.backends.cuda.tuning import THREADS
 
 __all__ = ["dense_bias_gradient", "dense_weight_gradient", "finish_gradient"]
 
@@ -35,7 +35,7 @@ def share_of_rows(rows, share, shares):
     return first, min(first + each, rows)
 
 
-def dense_weight_gradient(real, integer, shape: TileShape, precision="float32"):
+def dense_weight_gradient(real, integer, shape, precision="float32"):
     """gradient += inputs.T @ delta over a share of the rows, from zero in the first segment.
 
     Each share adds to its copy of the gradient.
@@ -77,7 +77,7 @@ def dense_weight_gradient(real, integer, shape: TileShape, precision="float32"):
     return dense_weight_gradient
 
 
-def dense_bias_gradient(real, integer, shape: TileShape):
+def dense_bias_gradient(real, integer, shape):
     """gradient += sum of delta over a share of the rows, from zero in the first segment.
 
     Each share adds to its copy of the gradient. Some threads sum every so many rows of a column,
@@ -116,7 +116,7 @@ def dense_bias_gradient(real, integer, shape: TileShape):
     return dense_bias_gradient
 
 
-def finish_gradient(real, integer, wide, is_weight, shape: TileShape):
+def finish_gradient(real, integer, wide, is_weight, shape):
     """gradient = the sum of its copies, divided by the sum of the weights, and the penalties.
 
     The tile's squared norm and its part of the penalty are left for the reduction. The arguments

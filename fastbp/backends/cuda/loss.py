@@ -28,7 +28,7 @@ from fastbp.backends.cuda.language import (
 )
 from fastbp.backends.cuda.product import whole_parts
 from fastbp.backends.cuda.reductions import WARP, block_sum, group_largest, group_sum
-from fastbp.backends.cuda.tuning import THREADS, TileShape
+from fastbp.backends.cuda.tuning import THREADS
 from fastbp.elementary import exp, log
 
 __all__ = ["cross_entropy_loss", "elementwise_loss", "reduce_loss"]
@@ -65,7 +65,7 @@ def clearing(real):
     return clear_row
 
 
-def elementwise_loss(real, integer, law, setting_count, shape: TileShape, near):
+def elementwise_loss(real, integer, law, setting_count, shape, near):
     """The mean of an element-wise law over the outputs of each row."""
     panel = shape.columns
     _, writes_near = near
@@ -120,7 +120,7 @@ def elementwise_loss(real, integer, law, setting_count, shape: TileShape, near):
     return elementwise_loss
 
 
-def cross_entropy_loss(real, integer, shape: TileShape, near):
+def cross_entropy_loss(real, integer, shape, near):
     """-log softmax(output)[label]; the derivative is softmax(output) - onehot(label)."""
     panel = shape.columns
     _, writes_near = near

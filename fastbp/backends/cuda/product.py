@@ -46,7 +46,7 @@ def pieces(elements: int, vector: int) -> int:
     return -(-elements // (vector * THREADS))
 
 
-def in_turn(make, count: int):
+def in_turn(make, count):
     """Make a function of three arguments that calls ``make(0)``, ``make(1)``, ... of `count`.
 
     A loop that is unrolled by hand: numbers of registers have to be constants.
@@ -63,7 +63,7 @@ def in_turn(make, count: int):
     return run
 
 
-def fetch_panel(real, shape: TileShape, columns: int):
+def fetch_panel(real, shape, columns):
     """Make ``fetch(values, (source, width, there, end), begin)`` and ``keep(memory, at, values)``.
 
     Between them they copy rows begin to begin + DEPTH of a panel, `columns` wide, to shared memory;
@@ -98,7 +98,7 @@ def fetch_panel(real, shape: TileShape, columns: int):
     return in_turn(fetch_piece, count), in_turn(keep_piece, count), count * vector
 
 
-def fetch_rows(real, shape: TileShape, panel: int):
+def fetch_rows(real, shape, panel):
     """Make ``fetch(values, (first, last, source, rows high, padded), begin)`` and ``keep``.
 
     Between them they copy columns begin to begin + DEPTH of the rows first to last of a matrix in
@@ -140,7 +140,7 @@ def fetch_rows(real, shape: TileShape, panel: int):
     return in_turn(fetch_piece, count), in_turn(keep_piece, count), count * vector
 
 
-def add_products(real, shape: TileShape):
+def add_products(real, shape):
     """Make a function that adds a part of the depth, both factors in shared memory."""
     vector, across, down = shape.vector, shape.across, shape.down
     high, groups, wide, columns = shape.high, shape.groups, shape.wide, shape.columns
@@ -170,7 +170,7 @@ def add_products(real, shape: TileShape):
     return add
 
 
-def add_transposed_products(real, shape: TileShape):
+def add_transposed_products(real, shape):
     """The same where the left factor too is (DEPTH, rows); a thread's rows are neighbours."""
     vector, across = shape.vector, shape.across
     high, groups, wide = shape.high, shape.groups, shape.wide
@@ -206,7 +206,7 @@ def add_transposed_products(real, shape: TileShape):
     return add
 
 
-def spill(shape: TileShape, transposed: bool):
+def spill(shape, transposed):
     """Make a function that writes the sums to a tile in shared memory, rows `stride` apart."""
     vector, across, down = shape.vector, shape.across, shape.down
     high, groups = shape.high, shape.groups
@@ -221,7 +221,7 @@ def spill(shape: TileShape, transposed: bool):
     return write
 
 
-def multiply_rows(real, shape: TileShape, near: bool):
+def multiply_rows(real, shape, near):
     """Make ``multiply(tile, stride, left, right, depth, memory)``: tile = left @ right.
 
     `left` is (first, last, pointer, rows high, padded columns): rows of a matrix in panels; or,
@@ -290,7 +290,7 @@ def multiply_rows(real, shape: TileShape, near: bool):
     return multiply
 
 
-def multiply_transposed(real, shape: TileShape):
+def multiply_transposed(real, shape):
     """Make ``multiply(tile, stride, left, right, first, last, memory)``: tile = left.T @ right.
 
     Both factors are panels whose rows first to last are summed over: `right` is (pointer, width);

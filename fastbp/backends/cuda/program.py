@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastbp.backends.contract import KERNELS
 from fastbp.backends.cuda.entries import Entry, Kernel, Phase
@@ -151,9 +153,10 @@ class Program:
 
     def number_steps(self, numbers: list[int]) -> None:
         """Write down which of its launch's kernels each step is."""
+        rows = zip(self.steps, numbers, strict=True)
         self.steps = [
-            (step, number, *places)
-            for (step, _, *places), number in zip(self.steps, numbers, strict=True)
+            (step, number, source, target, shares)
+            for (step, _, source, target, shares), number in rows
         ]
 
     def near_of(self, chain: list[Step]) -> list[tuple[bool, bool]]:
@@ -177,7 +180,8 @@ class Program:
         if step.kernel == "order_rows":
             return Kernel("order_rows")
         plan, law = self.plan, KERNELS[step.kernel].law
-        function, numbers = None, ()
+        function: Callable[..., Any] | None = None
+        numbers: tuple[tuple[str, int], ...] = ()
         if law and step.law is not None:
             function = step.law.law
             numbers = (("setting_count", len(step.law.settings)),)

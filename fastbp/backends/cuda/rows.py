@@ -13,7 +13,7 @@ from fastbp.backends.cuda.language import (
     thread,
 )
 from fastbp.backends.cuda.product import whole_parts
-from fastbp.backends.cuda.tuning import THREADS, TileShape
+from fastbp.backends.cuda.tuning import THREADS
 from fastbp.shuffle import permute
 
 __all__ = ["gather_inputs", "multiply_cotangent", "order_rows", "store_rows"]
@@ -45,7 +45,7 @@ def order_rows(real, integer):
     return order_rows
 
 
-def gather_inputs(real, integer, shape: TileShape, near):
+def gather_inputs(real, integer, shape, near):
     """inputs[i] = the data row that stands at the segment's position i."""
     panel, down = shape.columns, THREADS // shape.columns
     _, writes_near = near
@@ -81,7 +81,7 @@ def gather_inputs(real, integer, shape: TileShape, near):
     return gather_inputs
 
 
-def multiply_cotangent(real, integer, shape: TileShape, near):
+def multiply_cotangent(real, integer, shape, near):
     """delta *= the cotangents of the same rows, which come in the order of the data."""
     panel, down = shape.columns, THREADS // shape.columns
     _, writes_near = near
@@ -115,7 +115,7 @@ def multiply_cotangent(real, integer, shape: TileShape, near):
     return multiply_cotangent
 
 
-def store_rows(real, integer, shape: TileShape):
+def store_rows(real, integer, shape):
     """data_outputs[position + i] = source[i]."""
     panel, down = shape.columns, THREADS // shape.columns
 

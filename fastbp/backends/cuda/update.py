@@ -14,7 +14,7 @@ from fastbp.backends.cuda.intrinsics import (
 )
 from fastbp.backends.cuda.language import barrier, quotient, remainder, shared_memory, thread
 from fastbp.backends.cuda.reductions import block_sum
-from fastbp.backends.cuda.tuning import THREADS, TileShape
+from fastbp.backends.cuda.tuning import THREADS
 from fastbp.elementary import sqrt
 
 __all__ = ["begin_step", "reduce_tiles", "transpose_weight", "update_parameters"]
@@ -66,7 +66,7 @@ def reduce_tiles(real, wide):
     return reduce_tiles
 
 
-def update_parameters(real, wide, law, slot_count, coefficient_count, shape: TileShape):
+def update_parameters(real, wide, law, slot_count, coefficient_count, shape):
     """Clip the gradient, where that is asked for, and apply the optimizer's law."""
     panel, down = shape.columns, THREADS // shape.columns
     slots_of, write_slots = reader(slot_count), writer(slot_count)
@@ -104,7 +104,7 @@ def update_parameters(real, wide, law, slot_count, coefficient_count, shape: Til
     return update_parameters
 
 
-def transpose_weight(real, shape: TileShape):
+def transpose_weight(real, shape):
     """transposed[u, f] = parameter[f, u] for a run of rows of one panel, through shared memory."""
     panel, down = shape.columns, THREADS // shape.columns
     stride = panel + 1  # rows of the tile start on different banks

@@ -5,7 +5,6 @@ import pytest
 import reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from simulated import WAYS
 from strategies import Case, scaled_error
 
 from fastbp.activations import Activation

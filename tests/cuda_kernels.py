@@ -173,12 +173,11 @@ class Gpu:
     def shared_bytes(self, name):
         """What a kernel that keeps no rows there needs, in bytes."""
         panel = self.tile[1]
-        if name in ("reduce_loss", "reduce_tiles"):
+        if name in ("reduce_loss", "reduce_tiles", "finish_gradient"):
             return 8 * WARPS
         numbers = {
             "dense_weight_gradient": max(staging_elements(self.shape), self.tile[0] * panel),
             "dense_bias_gradient": THREADS,
-            "finish_gradient": WARPS,
             "transpose_weight": panel * (panel + 1),
         }
         return numbers.get(name, 0) * self.real().itemsize

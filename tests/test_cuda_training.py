@@ -2,9 +2,12 @@
 
 import copy
 import itertools
+from dataclasses import dataclass
 
+import numba
 import numpy as np
 import pytest
+import user_laws
 from simulated import WAYS
 from simulator import SimulatedDevice
 from strategies import scaled_error
@@ -240,3 +243,22 @@ def test_auto_takes_the_gpu_for_large_batches_alone(monkeypatch):
     assert large.device == "cuda:0"
     monkeypatch.setattr(choose, "why_not_cuda", lambda ordinal=None: "no driver")
     assert fb.train(fb.Model(fb.mlp(3, 4, 2)), X, y, epochs=1).device == "cpu"
+
+
+def test_laws_of_users():
+    X, y = problem(12)
+    network = fb.Network(3, [fb.Dense(4, user_laws.Cube(0.2)), fb.Dense(2, JittedSquare())])
+    optimizer = user_laws.SignDescent(0.1)
+    both(network, X, y, loss=user_laws.Quartic(), optimizer=optimizer, epochs=1, batch_size=12)
+
+
+@numba.njit
+def square(z, settings):
+    return z * z, z + z
+
+
+@dataclass(frozen=True)
+class JittedSquare(fb.Activation):
+    """f(z) = z**2, of a function that is compiled already."""
+
+    law = staticmethod(square)

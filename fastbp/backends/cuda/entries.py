@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fastbp.backends.cuda.functions import plain
 from fastbp.backends.cuda.tuning import tile_shape
 
 __all__ = ["Entry", "Kernel", "Phase"]
@@ -135,7 +136,7 @@ def build_kernel(kernel: Kernel, dtype: str, kinds: tuple[Any, Any, Any]) -> Cal
         if kernel.name in module.__all__
     )
     values = dict(zip(("real", "integer", "wide"), kinds, strict=True))
-    values |= {"law": kernel.law, "near": kernel.near, "precision": kernel.precision}
+    values |= {"law": plain(kernel.law), "near": kernel.near, "precision": kernel.precision}
     values |= dict(kernel.numbers)
     if kernel.tile != (0, 0):
         values["shape"] = tile_shape(dtype, *kernel.tile)

@@ -9,7 +9,7 @@ from typing import Any
 from fastbp import elementary
 from fastbp.backends.cuda import language
 
-__all__ = ["Functions"]
+__all__ = ["Functions", "plain"]
 
 # What a compiler knows itself.
 WORDS = {

@@ -45,10 +45,10 @@ def train(
     seed: int = 0,
     patience: int | None = None,
     device: str = "auto",
-    precision: str = "float32",
     threads: int | None = None,
     progress: bool | None = None,
     callbacks: Iterable[Callback] = (),
+    precision: str = "float32",
 ) -> TrainResult:
     """Train a model in place by mini-batch gradient descent.
 
@@ -98,13 +98,6 @@ def train(
         ``"cpu"``, ``"cuda"`` (the first GPU), ``"cuda:N"``, or ``"auto"``: a GPU where there is one
         and a batch is at least 20 million multiply-adds (3 times rows times parameters), else the
         processor. The result says which it was.
-    precision : str
-        Of the factors of the products with weights, forwards and backwards, and of those whose sums
-        are the gradients. ``"float32"`` leaves them as they are, also in a model of float64. For a
-        model of float32, on the tensor cores of a GPU (compute capability 8.0): ``"tf32"`` rounds
-        each to 11 significant bits, with a relative error of at most 2**-11, and ``"bf16"`` to 8,
-        with one of at most 2**-8. Sums, and all that is stored, are of float32: parameters, slots,
-        activations and deltas. Validation is in the same precision.
     threads : int, optional
         The most threads; all by default. Results do not depend on it.
     progress : bool, optional
@@ -112,6 +105,13 @@ def train(
     callbacks : iterable of callable
         Each is called as ``callback(row, model)`` after every epoch, with the epoch's row of the
         history; a true result stops training.
+    precision : str
+        Of the factors of the products with weights, forwards and backwards, and of those whose sums
+        are the gradients. ``"float32"`` leaves them as they are, also in a model of float64. For a
+        model of float32, on the tensor cores of a GPU (compute capability 8.0): ``"tf32"`` rounds
+        each to 11 significant bits, with a relative error of at most 2**-11, and ``"bf16"`` to 8,
+        with one of at most 2**-8. Sums, and all that is stored, are of float32: parameters, slots,
+        activations and deltas. Validation is in the same precision.
 
     Returns
     -------

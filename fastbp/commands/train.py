@@ -120,6 +120,12 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
     parser.add_argument(
+        "--precision",
+        choices=("float32", "tf32", "bf16"),
+        default="float32",
+        help="of the factors of products on a GPU",
+    )
+    parser.add_argument(
         "--threads", type=int, metavar="N", help="the most CPU threads (default: all)"
     )
     parser.add_argument(
@@ -174,6 +180,7 @@ def run(options: argparse.Namespace) -> Report:
         device=options.device,
         threads=options.threads,
         progress=not (options.quiet or options.json),
+        precision=options.precision,
     )
     model.metadata = {
         "columns": features,

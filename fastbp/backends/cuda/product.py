@@ -25,10 +25,17 @@ from fastbp.backends.cuda.tuning import DEPTH, THREADS, TileShape
 
 __all__ = ["multiply_rows", "multiply_transposed", "staging_elements", "whole_parts"]
 
+MANY_SUMS = 64  # of a thread
+
 
 def left_stride(shape: TileShape) -> int:
     """Numbers between rows of the left factor in shared memory: no two rows on the same banks."""
     return DEPTH + shape.vector
+
+
+def is_large(shape):
+    """Whether the sums leave a thread few registers for anything else, of the 128 it has."""
+    return shape.high * shape.wide >= MANY_SUMS
 
 
 def whole_parts(depth):
@@ -98,11 +105,11 @@ def fetch_panel(real, shape, columns):
     return in_turn(fetch_piece, count), in_turn(keep_piece, count), count * vector
 
 
-def fetch_rows(real, shape, panel):
+def fetch_rows(real, shape, panel, turned):
     """Make ``fetch(values, (first, last, source, rows high, padded), begin)`` and ``keep``.
 
     Between them they copy columns begin to begin + DEPTH of the rows first to last of a matrix in
-    panels; zeros beyond both.
+    panels; zeros beyond both. In shared memory they are (rows, DEPTH), or (DEPTH, rows) if `turned`.
     """
     vector, stride = shape.vector, left_stride(shape)
     rows, across = shape.rows, DEPTH // shape.vector
@@ -135,7 +142,21 @@ def fetch_rows(real, shape, panel):
                 place = at + row * stride + column
                 store_vectors(memory, place, 0, 0, values, origin, 1, 1)
 
-        return keep
+        def keep_number(q):
+            def keep_number(memory, place, values):
+                memory[place + q * rows] = values[origin + q]
+
+            return keep_number
+
+        keep_numbers = in_turn(keep_number, vector)
+
+        def keep_turned(memory, at, values):
+            piece = start + thread()
+            row, column = quotient(piece, across), remainder(piece, across) * vector
+            if row < rows:
+                keep_numbers(memory, at + column * rows + row, values)
+
+        return keep_turned if turned else keep
 
     return in_turn(fetch_piece, count), in_turn(keep_piece, count), count * vector
 
@@ -193,15 +214,29 @@ def add_transposed_products(real, shape):
 
         take_left = in_turn(take, high)
 
+    def step(q):
+        def add_row(values, memory, places):
+            sums, left, right = values
+            left_place, right_place = places
+            take_left(left, memory, left_place + q * rows)
+            row, apart = right_place + q * columns, across * vector
+            load_vectors(right, 0, memory, row, apart, groups)
+            outer_product(sums, left, 0, 1, right, high, wide)
+
+        return add_row
+
+    # Written out: the compiler, left to itself, does so for some shapes only. With four, it has
+    # factors of all of them in registers.
+    steps = 2 if is_large(shape) else 4
+    add_rows = in_turn(step, steps)
+
     def add(sums, memory, left_at, right_at):
         left, right = registers(high, real), registers(wide, real)
         t = thread()
         x, y = remainder(t, across), quotient(t, across)
-        for k in range(DEPTH):
-            take_left(left, memory, left_at + k * rows + y * high)
-            row, apart = right_at + k * columns + x * vector, across * vector
-            load_vectors(right, 0, memory, row, apart, groups)
-            outer_product(sums, left, 0, 1, right, high, wide)
+        for k in range(0, DEPTH, steps):
+            places = (left_at + k * rows + y * high, right_at + k * columns + x * vector)
+            add_rows((sums, left, right), memory, places)
 
     return add
 
@@ -230,12 +265,24 @@ def multiply_rows(real, shape, near):
     which the tile may overlap. All threads see the tile when this returns.
     """
     panel, stride_of_left = shape.columns, left_stride(shape)
-    fetch_left, keep_left, left_count = fetch_rows(real, shape, panel)
+    # Vectors of a row are four numbers of the depth, for each row of a thread. Where these are too
+    # many registers, the left factor is turned, and a vector has one number for each of four rows.
+    turned = is_large(shape) and not near
+    fetch_left, keep_left, left_count = fetch_rows(real, shape, panel, turned)
     fetch_right, keep_right, right_count = fetch_panel(real, shape, shape.columns)
-    add, write = add_products(real, shape), spill(shape, False)
+    add, add_turned = add_products(real, shape), add_transposed_products(real, shape)
+    write = spill(shape, turned)
     count, right_size = shape.high * shape.wide, DEPTH * shape.columns
-    left_size = 0 if near else shape.rows * stride_of_left
+    left_size = 0 if near else shape.rows * (DEPTH if turned else stride_of_left)
     half = left_size + right_size
+
+    def add_rows(sums, memory, at):
+        add(sums, memory, at, stride_of_left, memory, at + left_size)
+
+    def add_columns(sums, memory, at):
+        add_turned(sums, memory, at, at + left_size)
+
+    add_part = add_columns if turned else add_rows
 
     if near:
 
@@ -278,7 +325,7 @@ def multiply_rows(real, shape, near):
             if begin + DEPTH < depth:
                 fetch_left(next_left, left, begin + DEPTH)
                 fetch_right(next_right, panel_of_right, begin + DEPTH)
-            add(sums, memory, at, stride_of_left, memory, at + left_size)
+            add_part(sums, memory, at)
             at = half - at
             if begin + DEPTH < depth:
                 keep_left(memory, at, next_left)

@@ -216,7 +216,7 @@ def kernel_functions():
     for path in SOURCES:
         name = module_of(path)
         is_left_out = path.stem in {"__main__", "__init__"} or (
-            name in OUTSIDE["numba_cuda_mlir"] and not has_cuda
+            name in COMPILERS and not has_cuda
         )
         module = None if is_left_out else importlib.import_module(f"fastbp.{name}")
         for value in vars(module).values() if module else ():

@@ -1,9 +1,9 @@
 """What becomes of the CUDA kernels in the compiler: ``python -m benchmarks.lab.cuda_kernels``.
 
 Compiles what representative networks launch, every kernel by itself, and the products with every
-tile that `fastbp.backends.cuda.tuning` chooses. Writes registers, shared memory and instructions to
-tests/data/cuda_kernels.json, and a table of the main ones to docs/cuda-kernels.md. The tests compile
-the same and compare. Needs no GPU; ``pip install '.[cuda-test]'``.
+tile that `fastbp.backends.cuda.tuning` chooses. Writes registers, shared memory and instructions
+to tests/data/cuda_kernels.json, and as a table to docs/cuda-kernels.md. The tests compile the same
+and compare. Needs no GPU; ``pip install '.[cuda-test]'``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fastbp.backends.cuda.language import as_pointer
 from fastbp.backends.cuda.machine_code import compile_entry
 from fastbp.backends.cuda.product import staging_elements
 from fastbp.backends.cuda.program import SHORTEST_SHARED, Program
-from fastbp.backends.cuda.tuning import THREADS, geometry, tile_shape
+from fastbp.backends.cuda.tuning import BLOCKS_HELD, THREADS, geometry, tile_shape
 from fastbp.losses import Loss
 from fastbp.optimizers import Optimizer
 from fastbp.plan import build_plan
@@ -58,15 +58,24 @@ NETWORKS = {
     "784-512-512-10": (fb.mlp(784, 512, 512, 10, activation="relu"), 4096, "cross_entropy", None),
 }
 
+# Of a batch that several blocks train together, which is the same code but for a barrier, and of
+# what is launched layer by layer, one chip.
+ONE_CHIP = ("8-64-64-1", "784-512-512-10")
+
 PRODUCTS = ("dense_forward", "dense_backward_data")
 FAR, NEAR = (False, False), (True, True)
 # Columns of a panel, rows of a tile, and whether rows stay in shared memory; tuning.row_tile and
 # Program choose no others.
 TILES = {
-    "float32": [(32, (32, 64), (FAR, NEAR)), (64, (16, 32, 64), (FAR, NEAR))]
-    + [(128, (16, 32, 64, 128), (FAR,))],
+    "float32": [
+        (32, (32, 64), (FAR, NEAR)),
+        (64, (16, 32, 64), (FAR, NEAR)),
+        (128, (16, 32, 64, 128), (FAR,)),
+    ],
     "float64": [(32, (16, 32, 64), (FAR, NEAR)), (64, (16, 32, 64), (FAR, NEAR))],
 }
+# In none of the launches for sm_80.
+UNUSED = ("store_rows", "multiply_cotangent", "cross_entropy_loss")
 SQUARES = {"float32": (32, 64, 128), "float64": (32, 64)}
 PRECISIONS = ("tf32", "bf16")  # of factors on tensor cores
 
@@ -207,6 +216,7 @@ def products(dtype: str) -> list[Kernel]:
         for rows in heights
         for near in nears
         for name in PRODUCTS
+        if near == FAR or name == "dense_backward_data"  # both have the same product
     ]
     found += [product("dense_weight_gradient", (n, n), FAR) for n in SQUARES[dtype]]
     if dtype == "float32":
@@ -217,24 +227,31 @@ def products(dtype: str) -> list[Kernel]:
     return found
 
 
+def large_products() -> list[Kernel]:
+    """The largest tiles, which are in none of the launches for sm_80."""
+    return [kernel for kernel in products("float32") if kernel.tile == (128, 128)]
+
+
 @functools.cache
 def cases() -> dict[str, Case]:
     """All compilations by key, the longest first."""
     found = []
     for name in NETWORKS:
         for dtype in DTYPES:
-            for chip in CHIPS:
+            for chip in CHIPS if name not in ONE_CHIP else (LAW_CHIP,):
                 found += launches(name, dtype, chip)
     for dtype in DTYPES:
         tile = (32, 32)
         found += [alone(kernel, dtype) for kernel in products(dtype)]
+        if dtype == "float32":
+            found += [alone(kernel, dtype, "sm_80") for kernel in large_products()]
         for member in members():
             for name, kernel in with_law(member, tile):
                 found.append(alone(kernel, dtype, law=name, in_table=False))
         for kernel in other_kernels(tile):
             name = "bias" if ("is_weight", 0) in kernel.numbers else ""
             found.append(alone(kernel, dtype, law=name))
-            if kernel.name in {"store_rows", "multiply_cotangent"}:  # in no training step
+            if kernel.name in UNUSED:
                 found.append(alone(kernel, dtype, "sm_80"))
     return {case.key: case for case in found}
 
@@ -266,7 +283,7 @@ def code_of_case(key: str) -> Code:
         return read_code(cubin)
     kinds = tuple(map(number_type, (case.dtype, "int64", "float64")))
     function = without_phase(build_kernel(case.what, case.dtype, kinds), kinds[1])
-    cubin, _ = compile_cubin(function, 3, case.chip, THREADS, 1)
+    cubin, _ = compile_cubin(function, 3, case.chip, THREADS, BLOCKS_HELD)
     return read_code(cubin)
 
 
@@ -315,9 +332,9 @@ and fail where a kernel needs more registers, or fewer of its blocks fit on a mu
 `tests/data/cuda_kernels.json` says, where it has a stack, or where float32 code calculates in
 float64.
 
-Registers are of a thread, of which a block has {threads}; shared memory is what a launch asks for, in
-KiB; blocks are those that a multiprocessor holds at a time. The instructions counted stand in the
-code so many times, whether in a loop or not.
+Registers are of a thread, of which a block has {threads}; shared memory is what a launch asks for,
+in KiB; blocks are those that a multiprocessor holds at a time. The instructions counted stand in
+the code so many times, whether in a loop or not.
 """
 
 

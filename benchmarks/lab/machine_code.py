@@ -26,8 +26,8 @@ __all__ = ["Code", "compile_all", "missing", "read_code", "resident_blocks"]
 INSTALL = "pip install '.[cuda-test]'"
 SECONDS = 150.0  # that one kernel may take: about thirty times what the largest takes
 
-# Of a multiprocessor (CUDA C++ Programming Guide, compute capabilities 8.0 and 9.0): bytes of shared
-# memory, and how many of them a block may have, of which 1 KiB are the system's.
+# Of a multiprocessor (CUDA C++ Programming Guide, compute capabilities 8.0 and 9.0): bytes of
+# shared memory, of which the system takes 1 KiB for each block.
 SHARED_BYTES = {"sm_80": 164 * 1024, "sm_90": 228 * 1024}
 SYSTEM_BYTES, SHARED_UNIT = 1024, 128
 REGISTERS, REGISTER_UNIT = 65_536, 256  # a warp gets multiples of the unit

@@ -109,7 +109,7 @@ def fetch_rows(real, shape, panel, turned):
     """Make ``fetch(values, (first, last, source, rows high, padded), begin)`` and ``keep``.
 
     Between them they copy columns begin to begin + DEPTH of the rows first to last of a matrix in
-    panels; zeros beyond both. In shared memory they are (rows, DEPTH), or (DEPTH, rows) if `turned`.
+    panels; zeros beyond both. In shared memory that is (rows, DEPTH), or turned (DEPTH, rows).
     """
     vector, stride = shape.vector, left_stride(shape)
     rows, across = shape.rows, DEPTH // shape.vector

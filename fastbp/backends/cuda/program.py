@@ -9,7 +9,7 @@ from typing import Any
 from fastbp.backends.contract import KERNELS
 from fastbp.backends.cuda.entries import Entry, Kernel, Phase
 from fastbp.backends.cuda.product import left_stride
-from fastbp.backends.cuda.tuning import DEPTH, THREADS, row_tile, tile_shape
+from fastbp.backends.cuda.tuning import BLOCKS_HELD, DEPTH, THREADS, row_tile, tile_shape
 from fastbp.optimizers import Optimizer
 from fastbp.plan import Plan, Step, Tensor
 
@@ -261,8 +261,12 @@ class Program:
     # Launches.
 
     def entry(self, phase: Phase) -> Entry:
-        """A phase launched by itself."""
-        return Entry(self.plan.dtype, (phase,))
+        """A phase launched by itself, within the registers of half a multiprocessor.
+
+        Gradients in float64, with the optimizer's law beside them, would spill a few.
+        """
+        spills = phase.name == "gradients" and self.plan.dtype == "float64"
+        return Entry(self.plan.dtype, (phase,), blocks=1 if spills else BLOCKS_HELD)
 
     def resident_launch(
         self, passes: list[Phase], tail: list[tuple[Phase, int]], row_tiles: int

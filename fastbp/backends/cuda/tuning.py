@@ -12,7 +12,7 @@ from fastbp.network import Network
 from fastbp.plan import Geometry, Plan
 from fastbp.plan.plan import ITEM_BYTES
 
-__all__ = ["DEPTH", "THREADS", "TileShape", "geometry", "row_tile", "tile_shape"]
+__all__ = ["BLOCKS_HELD", "DEPTH", "THREADS", "TileShape", "geometry", "row_tile", "tile_shape"]
 
 ALIGNMENT = 16  # bytes that a thread loads at a time
 
@@ -23,6 +23,9 @@ BLOCKS = 128
 # Threads of every block: eight warps, two blocks of which fill the register file at 128 registers
 # a thread.
 THREADS = 256
+
+# Blocks that a multiprocessor is to hold at a time: what one waits for, the other can hide.
+BLOCKS_HELD = 2
 
 # Depth of a product that is in shared memory at a time.
 DEPTH = 16

@@ -39,6 +39,7 @@ FLOORS = [
         "backends.compilation",
         "backends.cpu",
         "backends.cuda",
+        "backends.layout",
         "backends.object_cache",
     },
     {"engines"},
@@ -215,9 +216,7 @@ def kernel_functions():
     has_cuda = importlib.util.find_spec("numba_cuda_mlir") is not None
     for path in SOURCES:
         name = module_of(path)
-        is_left_out = path.stem in {"__main__", "__init__"} or (
-            name in COMPILERS and not has_cuda
-        )
+        is_left_out = path.stem in {"__main__", "__init__"} or (name in COMPILERS and not has_cuda)
         module = None if is_left_out else importlib.import_module(f"fastbp.{name}")
         for value in vars(module).values() if module else ():
             if inspect.isfunction(value) and value.__module__ == module.__name__:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp.backends.layout import panels_of, write_panels
 from fastbp.plan import Plan, Slab
 
 __all__ = ["GUARD_BYTE", "Buffers"]
@@ -76,22 +77,10 @@ class Buffers:
         slab = self.slabs[tensor.slab]
         return int(slab.ctypes.data + tensor.offset * slab.itemsize)
 
-    def panels(
-        self, name: str, slab: NDArray[Any] | None = None
-    ) -> Iterator[tuple[int, NDArray[Any]]]:
-        """The panels of a tensor: first column, and a view (rows, columns with their padding).
-
-        Views of the tensor's slab, or of a copy of it.
-        """
+    def panels(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
+        """The panels of a tensor: first column, and a view (rows, columns with their padding)."""
         tensor = self.tensors[name]
-        if slab is None:
-            slab = self.slabs[tensor.slab]
-        geometry = self.plan.geometry
-        panel = geometry.panel_lines * geometry.alignment // slab.itemsize
-        for column in range(0, tensor.padded_columns, panel):
-            width = min(panel, tensor.padded_columns - column)
-            begin = tensor.offset + column * tensor.rows
-            yield column, slab[begin : begin + tensor.rows * width].reshape(tensor.rows, width)
+        return panels_of(tensor, self.plan.geometry, self.slabs[tensor.slab])
 
     def read(self, name: str, *, padding: bool = False) -> NDArray[Any]:
         """A copy of a tensor as a matrix (rows, columns)."""
@@ -101,10 +90,7 @@ class Buffers:
     def write(self, name: str, matrix: NDArray[Any]) -> None:
         """Fill a tensor from a matrix (rows, columns), or from what broadcasts to one."""
         tensor = self.tensors[name]
-        matrix = np.broadcast_to(matrix, (tensor.rows, tensor.columns))
-        for column, panel in self.panels(name):
-            columns = min(panel.shape[1], tensor.columns - column)
-            panel[:, :columns] = matrix[:, column : column + columns]
+        write_panels(tensor, self.plan.geometry, self.slabs[tensor.slab], matrix)
 
     def vector(self, name: str) -> NDArray[Any]:
         """A tensor of one row as a view."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from fastbp.backends.cpu.machine_code import bind, bind_kernel, bind_product
 from fastbp.backends.cpu.pace import Pace
 from fastbp.backends.cpu.tuning import PARALLEL_MULTIPLY_ADDS, tile_shape
 from fastbp.backends.cpu.workers import POOL, entry
+from fastbp.backends.layout import FlatParameters, read_panels
 from fastbp.plan import Plan, Step, Tile
 
 __all__ = ["Engine", "bind_kernel"]
@@ -49,6 +49,7 @@ class Engine:
     ) -> None:
         self.plan = plan
         self.threads = threads
+        self.flat = FlatParameters(plan)
         self.parallel = (
             threads > 1 and plan.multiply_adds >= PARALLEL_MULTIPLY_ADDS
             if parallel is None
@@ -214,7 +215,7 @@ class Engine:
 
     def load_parameters(self, flat: NDArray[Any]) -> None:
         """Copy a flat parameter vector into the slab, and into the transposed copies."""
-        for name, matrix in self.matrices_of(flat):
+        for name, matrix in self.flat.matrices(flat):
             self.buffers.write(name, matrix)
             if f"{name}.transposed" in self.buffers.tensors:
                 self.buffers.write(f"{name}.transposed", matrix.T)
@@ -236,26 +237,11 @@ class Engine:
         self.store(flat, ".gradient")
 
     def store(self, flat: NDArray[Any], suffix: str, snapshot: NDArray[Any] | None = None) -> None:
-        for name, matrix in self.matrices_of(flat):
-            for column, panel in self.buffers.panels(f"{name}{suffix}", snapshot):
-                part = matrix[:, column : column + panel.shape[1]]
-                part[...] = panel[:, : part.shape[1]]
-
-    @functools.cached_property
-    def blocks(self) -> list[tuple[str, slice, tuple[int, int], bool]]:
-        """For every parameter tensor: name, place in a flat vector, shape, whether it is turned."""
-        found, start = [], 0
-        for name, specification in self.plan.network.parameters():
-            place = slice(start, start + specification.size)
-            found.append((name, place, specification.matrix_shape, name in self.plan.turned))
-            start = place.stop
-        return found
-
-    def matrices_of(self, flat: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Every parameter tensor's name, and a view of a flat vector in the tensor's shape."""
-        for name, place, shape, is_turned in self.blocks:
-            block = flat[place].reshape(shape)
-            yield name, block.T if is_turned else block
+        buffers, geometry = self.buffers, self.plan.geometry
+        for name, matrix in self.flat.matrices(flat):
+            tensor = buffers.tensors[f"{name}{suffix}"]
+            slab = buffers.slabs[tensor.slab] if snapshot is None else snapshot
+            read_panels(tensor, geometry, slab, matrix)
 
     # Running.
 

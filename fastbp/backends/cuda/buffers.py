@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.backends.cuda.job import Job, Program, Tiles
+from fastbp.backends.layout import read_panels, write_panels
 from fastbp.errors import DeviceError
 from fastbp.plan import Plan, Slab, Step
 from fastbp.plan.plan import ITEM_BYTES
@@ -110,23 +111,13 @@ class Buffers:
         self.device.download(values, self.address(name))
         return values
 
-    def panels(self, name: str, slab: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """The panels of a tensor in a host copy of its slab: first column, and a view."""
-        tensor = self.tensors[name]
-        geometry = self.plan.geometry
-        panel = geometry.panel_lines * geometry.alignment // slab.itemsize
-        for column in range(0, tensor.padded_columns, panel):
-            width = min(panel, tensor.padded_columns - column)
-            begin = tensor.offset + column * tensor.rows
-            yield column, slab[begin : begin + tensor.rows * width].reshape(tensor.rows, width)
-
     def write(self, name: str, slab: NDArray[Any], matrix: NDArray[Any]) -> None:
         """Fill a tensor in a host copy of its slab."""
-        tensor = self.tensors[name]
-        matrix = np.broadcast_to(matrix, (tensor.rows, tensor.columns))
-        for column, panel in self.panels(name, slab):
-            columns = min(panel.shape[1], tensor.columns - column)
-            panel[:, :columns] = matrix[:, column : column + columns]
+        write_panels(self.tensors[name], self.plan.geometry, slab, matrix)
+
+    def read(self, name: str, slab: NDArray[Any], matrix: NDArray[Any]) -> None:
+        """Copy a tensor out of a host copy of its slab."""
+        read_panels(self.tensors[name], self.plan.geometry, slab, matrix)
 
 
 def steps_of(plan: Plan) -> list[Step]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from fastbp.backends.cuda.job import Job
 from fastbp.backends.cuda.pace import Pace
 from fastbp.backends.cuda.program import Program
 from fastbp.backends.cuda.tuning import THREADS
+from fastbp.backends.layout import FlatParameters
 from fastbp.errors import DeviceError
 from fastbp.plan import Plan, Step
 
@@ -55,6 +55,7 @@ class Engine:
         self, plan: Plan, device: Any, *, shared: Mapping[str, Engine] | None = None
     ) -> None:
         self.plan, self.device = plan, device
+        self.flat = FlatParameters(plan)
         tables = table_sizes(plan)
         _, image_bytes = places_in(slab_sizes(plan), tables)
         self.program = Program(plan, device.shared_bytes - RESERVED_SHARED, image_bytes)
@@ -232,7 +233,7 @@ class Engine:
             for name in ("parameters", "transposed")
             if name in self.buffers.lengths
         }
-        for name, matrix in self.matrices_of(flat):
+        for name, matrix in self.flat.matrices(flat):
             self.buffers.write(name, slabs["parameters"], matrix)
             if f"{name}.transposed" in self.buffers.tensors:
                 self.buffers.write(f"{name}.transposed", slabs["transposed"], matrix.T)
@@ -249,35 +250,14 @@ class Engine:
         if slab is None:
             slab = self.snapshot()
             self.device.download(self.scalars, self.buffers.address("scalars"))
-        for name, matrix in self.matrices_of(flat):
-            self.read(name, slab, matrix)
+        for name, matrix in self.flat.matrices(flat):
+            self.buffers.read(name, slab, matrix)
 
     def store_gradient(self, flat: NDArray[Any]) -> None:
         """Copy the gradient into a flat vector."""
         slab = self.buffers.download_slab("gradients")
-        for name, matrix in self.matrices_of(flat):
-            self.read(f"{name}.gradient", slab, matrix)
-
-    def read(self, name: str, slab: NDArray[Any], matrix: NDArray[Any]) -> None:
-        """Copy a tensor out of a host copy of its slab."""
-        for column, panel in self.buffers.panels(name, slab):
-            part = matrix[:, column : column + panel.shape[1]]
-            part[...] = panel[:, : part.shape[1]]
-
-    @functools.cached_property
-    def blocks(self) -> list[tuple[str, slice, tuple[int, int]]]:
-        """For every parameter tensor: name, place in a flat vector, shape."""
-        found, start = [], 0
-        for name, specification in self.plan.network.parameters():
-            place = slice(start, start + specification.size)
-            found.append((name, place, specification.matrix_shape))
-            start = place.stop
-        return found
-
-    def matrices_of(self, flat: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Every parameter tensor's name, and a view of a flat vector in the tensor's shape."""
-        for name, place, shape in self.blocks:
-            yield name, flat[place].reshape(shape)
+        for name, matrix in self.flat.matrices(flat):
+            self.buffers.read(f"{name}.gradient", slab, matrix)
 
     # Running.
 

@@ -15,7 +15,6 @@ import threading
 from pathlib import Path
 
 import pytest
-import user_laws
 
 from fastbp.activations import Activation
 from fastbp.backends import compilation
@@ -23,11 +22,17 @@ from fastbp.backends.compilation import Notice, spelled
 from fastbp.backends.cuda import machine_code
 from fastbp.backends.cuda.entries import Entry, Kernel, Phase
 from fastbp.backends.cuda.machine_code import Codes, laws_of, unpacked
+from fastbp.elementary import constant
 from fastbp.errors import DeviceError
 
 ROOT = Path(__file__).parents[1]
 HAS_COMPILER = importlib.util.find_spec("numba_cuda_mlir") is not None
 CHIP = "sm_90"
+
+
+def cube(z, settings):
+    """A law of a user's."""
+    return z * z * z, constant(3.0, z) * z * z
 
 
 def entry_of(law, **keywords):
@@ -37,7 +42,7 @@ def entry_of(law, **keywords):
 
 
 ENTRY = entry_of(Activation.resolve("tanh").law)
-OWN = entry_of(user_laws.Cube.law)
+OWN = entry_of(cube)
 PLAIN = Entry("float64", (Phase("advance"),))
 
 
@@ -165,7 +170,7 @@ def test_versions_of_the_compiler_are_told_apart(compiler, monkeypatch):
 
 
 def test_a_users_law_is_compiled_anew_in_each_process(compiler, tmp_path):
-    assert list(laws_of(OWN)) == [user_laws.Cube.law]
+    assert list(laws_of(OWN)) == [cube]
     codes = Codes()
     assert codes.code_of(OWN, CHIP) == codes.code_of(OWN, CHIP)
     assert len(compiler.calls) == 1
@@ -199,7 +204,7 @@ def test_what_cannot_be_compiled(compiler, monkeypatch, tmp_path):
     codes = Codes()
     with pytest.raises(DeviceError, match=r"propagate, float32, Tanh\.law cannot .*no such type"):
         codes.code_of(ENTRY, CHIP)
-    with pytest.raises(TypeError, match=r"the law user_laws:Cube\.law cannot .*no such type"):
+    with pytest.raises(TypeError, match=r"the law test_cuda_cache:cube cannot .*no such type"):
         codes.code_of(OWN, CHIP)
     for error in (MemoryError(), DeviceError("as it is"), SystemExit()):
         monkeypatch.setattr(machine_code, "compile_entry", failing(error))
@@ -223,7 +228,7 @@ def test_a_compiler_that_comes_to_no_end_is_left(compiler, monkeypatch):
     monkeypatch.setattr(machine_code, "compile_entry", compile_entry)
     monkeypatch.setattr(machine_code, "SECONDS", 0.05)
     codes = Codes()
-    with pytest.raises(TypeError, match=r"the law user_laws:Cube\.law cannot .*no end after"):
+    with pytest.raises(TypeError, match=r"the law test_cuda_cache:cube cannot .*no end after"):
         codes.code_of(OWN, CHIP)
     with pytest.raises(DeviceError, match=r"still busy with propagate, float32, Cube\.law"):
         codes.code_of(ENTRY, CHIP)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 import pytest
-import user_laws
 from simulated import WAYS
 from simulator import SimulatedDevice
 from strategies import scaled_error
@@ -15,6 +14,7 @@ from strategies import scaled_error
 import fastbp as fb
 from fastbp.backends import choose
 from fastbp.backends.cuda import tuning
+from fastbp.elementary import constant, sign
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
@@ -245,11 +245,42 @@ def test_auto_takes_the_gpu_for_large_batches_alone(monkeypatch):
     assert fb.train(fb.Model(fb.mlp(3, 4, 2)), X, y, epochs=1).device == "cpu"
 
 
-def test_laws_of_users():
+def test_laws_of_users(monkeypatch):
+    for family in (fb.Activation, fb.Loss, fb.Optimizer):  # other tests enumerate them
+        monkeypatch.setattr(family, "registry", dict(family.registry))
+
+    @dataclass(frozen=True)
+    class Cube(fb.Activation):
+        scale: float = 1.0
+
+        @staticmethod
+        def law(z, settings):
+            (scale,) = settings
+            return z + scale * z * z * z, constant(1.0, z) + constant(3.0, z) * scale * z * z
+
+    @dataclass(frozen=True)
+    class JittedSquare(fb.Activation):
+        law = staticmethod(square)
+
+    @dataclass(frozen=True)
+    class Quartic(fb.Loss):
+        @staticmethod
+        def law(output, target, settings):
+            residual = output - target
+            cube = residual * residual * residual
+            return cube * residual, constant(4.0, output) * cube
+
+    @dataclass(frozen=True)
+    class SignDescent(fb.Optimizer):
+        learning_rate: float = 0.1
+
+        @property
+        def update(self):
+            return update_sign
+
     X, y = problem(12)
-    network = fb.Network(3, [fb.Dense(4, user_laws.Cube(0.2)), fb.Dense(2, JittedSquare())])
-    optimizer = user_laws.SignDescent(0.1)
-    both(network, X, y, loss=user_laws.Quartic(), optimizer=optimizer, epochs=1, batch_size=12)
+    network = fb.Network(3, [fb.Dense(4, Cube(0.2)), fb.Dense(2, JittedSquare())])
+    both(network, X, y, loss=Quartic(), optimizer=SignDescent(), epochs=1, batch_size=12)
 
 
 @numba.njit
@@ -257,8 +288,6 @@ def square(z, settings):
     return z * z, z + z
 
 
-@dataclass(frozen=True)
-class JittedSquare(fb.Activation):
-    """f(z) = z**2, of a function that is compiled already."""
-
-    law = staticmethod(square)
+def update_sign(parameter, gradient, slots, coefficients, is_weight):
+    (learning_rate,) = coefficients
+    return parameter - learning_rate * sign(gradient), slots

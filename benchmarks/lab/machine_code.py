@@ -144,7 +144,7 @@ def read_code(cubin: bytes) -> Code:
         registers,
         stack,
         local,
-        max(shared - SYSTEM_BYTES, 0),
+        shared - SYSTEM_BYTES if shared >= SYSTEM_BYTES else shared,  # for sm_90 with the system's
         Counter(name for _, name, _ in instructions),
         busiest_loop(instructions),
     )

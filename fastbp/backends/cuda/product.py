@@ -256,6 +256,45 @@ def spill(shape, transposed):
     return write
 
 
+def pipelined(real, copy_left, copy_right, add_part, write, count, sizes, part):
+    """Make ``run(tile, stride, left, right, first, last, memory)``: the sums over a depth.
+
+    `copy_left` and `copy_right` are functions that fetch and keep a part of a factor, and how many
+    registers they take between the two; `left` and `right` are what they fetch from.
+    ``add_part(sums, memory, at)`` adds the part in a buffer, ``write(tile, stride, sums)`` writes
+    the `count` sums. `sizes` are the numbers of the left factor in a buffer and of all of it, and
+    `part` is how much of the depth that is.
+    """
+    fetch_left, keep_left, left_count = copy_left
+    fetch_right, keep_right, right_count = copy_right
+    left_size, half = sizes
+
+    def run(tile, stride, left, right, first, last, memory):
+        sums = registers(count, real)
+        next_left, next_right = registers(left_count, real), registers(right_count, real)
+        fill(sums, 0, real(0.0), count)
+        fetch_left(next_left, left, first)
+        fetch_right(next_right, right, first)
+        keep_left(memory, 0, next_left)
+        keep_right(memory, left_size, next_right)
+        barrier()
+        at = 0
+        for begin in range(first, last, part):
+            if begin + part < last:
+                fetch_left(next_left, left, begin + part)
+                fetch_right(next_right, right, begin + part)
+            add_part(sums, memory, at)
+            at = half - at
+            if begin + part < last:
+                keep_left(memory, at, next_left)
+                keep_right(memory, at + left_size, next_right)
+            barrier()
+        write(tile, stride, sums)
+        barrier()
+
+    return run
+
+
 def multiply_rows(real, shape, near):
     """Make ``multiply(tile, stride, left, right, depth, memory)``: tile = left @ right.
 
@@ -309,30 +348,12 @@ def multiply_rows(real, shape, near):
 
         return multiply_near
 
+    copies = (fetch_left, keep_left, left_count), (fetch_right, keep_right, right_count)
+    run = pipelined(real, *copies, add_part, write, count, (left_size, half), DEPTH)
+
     def multiply(tile, stride, left, right, depth, memory):
-        sums = registers(count, real)
-        next_left, next_right = registers(left_count, real), registers(right_count, real)
         weight, width = right
-        panel_of_right = (weight, width, width, depth)
-        fill(sums, 0, real(0.0), count)
-        fetch_left(next_left, left, 0)
-        fetch_right(next_right, panel_of_right, 0)
-        keep_left(memory, 0, next_left)
-        keep_right(memory, left_size, next_right)
-        barrier()
-        at = 0
-        for begin in range(0, depth, DEPTH):
-            if begin + DEPTH < depth:
-                fetch_left(next_left, left, begin + DEPTH)
-                fetch_right(next_right, panel_of_right, begin + DEPTH)
-            add_part(sums, memory, at)
-            at = half - at
-            if begin + DEPTH < depth:
-                keep_left(memory, at, next_left)
-                keep_right(memory, at + left_size, next_right)
-            barrier()
-        write(tile, stride, sums)
-        barrier()
+        run(tile, stride, left, (weight, width, width, depth), 0, depth, memory)
 
     return multiply
 
@@ -345,36 +366,27 @@ def multiply_transposed(real, shape):
     columns than its width are there.
     """
     rows, columns = shape.rows, shape.columns
-    fetch_left, keep_left, left_count = fetch_panel(real, shape, rows)
-    fetch_right, keep_right, right_count = fetch_panel(real, shape, columns)
-    add, write = add_transposed_products(real, shape), spill(shape, True)
-    count, left_size, half = shape.high * shape.wide, DEPTH * rows, DEPTH * (rows + columns)
+    add = add_transposed_products(real, shape)
+    left_size, half = DEPTH * rows, DEPTH * (rows + columns)
+
+    def add_part(sums, memory, at):
+        add(sums, memory, at, at + left_size)
+
+    run = pipelined(
+        real,
+        fetch_panel(real, shape, rows),
+        fetch_panel(real, shape, columns),
+        add_part,
+        spill(shape, True),
+        shape.high * shape.wide,
+        (left_size, half),
+        DEPTH,
+    )
 
     def multiply(tile, stride, left, right, first, last, memory):
-        sums = registers(count, real)
-        next_left, next_right = registers(left_count, real), registers(right_count, real)
-        inputs, inputs_width, inputs_there = left
+        inputs, inputs_width, there = left
         delta, width = right
-        left_panel = (inputs, inputs_width, inputs_there, last)
-        right_panel = (delta, width, width, last)
-        fill(sums, 0, real(0.0), count)
-        fetch_left(next_left, left_panel, first)
-        fetch_right(next_right, right_panel, first)
-        keep_left(memory, 0, next_left)
-        keep_right(memory, left_size, next_right)
-        barrier()
-        at = 0
-        for begin in range(first, last, DEPTH):
-            if begin + DEPTH < last:
-                fetch_left(next_left, left_panel, begin + DEPTH)
-                fetch_right(next_right, right_panel, begin + DEPTH)
-            add(sums, memory, at, at + left_size)
-            at = half - at
-            if begin + DEPTH < last:
-                keep_left(memory, at, next_left)
-                keep_right(memory, at + left_size, next_right)
-            barrier()
-        write(tile, stride, sums)
-        barrier()
+        left_panel = (inputs, inputs_width, there, last)
+        run(tile, stride, left_panel, (delta, width, width, last), first, last, memory)
 
     return multiply

@@ -36,7 +36,6 @@ from typing import Any
 
 from fastbp.backends.cuda import product
 from fastbp.backends.cuda.language import (
-    barrier,
     fill,
     load_vectors,
     mma_bf16,
@@ -49,7 +48,7 @@ from fastbp.backends.cuda.language import (
     store_vectors,
     thread,
 )
-from fastbp.backends.cuda.product import in_turn
+from fastbp.backends.cuda.product import in_turn, pipelined
 from fastbp.backends.cuda.tuning import THREADS, TileShape
 
 __all__ = ["multiply_rows", "multiply_transposed"]
@@ -279,36 +278,25 @@ def product_of(
 
     `left` and `right` are what the functions that copy them take.
     """
-    fetch_left, keep_left, left_count = copy_left
-    fetch_right, keep_right, right_count = copy_panel(real, shape.columns, precision, "right")
-    add, write = add_products(real, shape, precision), spill(shape, transposed)
+    add, spill_of = add_products(real, shape, precision), spill(shape, transposed)
     count, left_size = 4 * FRAGMENTS * fragments_down(shape), PART * shape.rows
-    half, depth = left_size + PART * shape.columns, PART * NUMBERS[precision]
 
-    def run(tile, stride, left, right, first, last, memory):
-        sums = registers(count, real)
-        next_left, next_right = registers(left_count, real), registers(right_count, real)
-        fill(sums, 0, real(0.0), count)
-        fetch_left(next_left, left, first)
-        fetch_right(next_right, right, first)
-        keep_left(memory, 0, next_left)
-        keep_right(memory, left_size, next_right)
-        barrier()
-        at = 0
-        for begin in range(first, last, depth):
-            if begin + depth < last:
-                fetch_left(next_left, left, begin + depth)
-                fetch_right(next_right, right, begin + depth)
-            add(sums, memory, at, at + left_size)
-            at = half - at
-            if begin + depth < last:
-                keep_left(memory, at, next_left)
-                keep_right(memory, at + left_size, next_right)
-            barrier()
-        write(tile, stride, sums, 0)
-        barrier()
+    def add_part(sums, memory, at):
+        add(sums, memory, at, at + left_size)
 
-    return run
+    def write(tile, stride, sums):
+        spill_of(tile, stride, sums, 0)
+
+    return pipelined(
+        real,
+        copy_left,
+        copy_panel(real, shape.columns, precision, "right"),
+        add_part,
+        write,
+        count,
+        (left_size, left_size + PART * shape.columns),
+        PART * NUMBERS[precision],
+    )
 
 
 def multiply_rows(real: Any, shape: TileShape, near: bool, precision: str) -> Any:

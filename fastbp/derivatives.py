@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.arrays import as_cotangents, as_weights
-from fastbp.backends.choose import host_array, resolve_device
+from fastbp.backends.choose import host_array
 from fastbp.backends.contract import Scalar
 from fastbp.engines import Engines
 from fastbp.losses import Loss
@@ -59,9 +59,8 @@ class Derivatives:
         """
         resolved = Loss.resolve(loss)
         data = self._data(X, y, resolved, sample_weight)
-        where = self._device(device, len(data["inputs"]), 1)
         sources = self._sources(X, y)
-        run = self._engines.run("evaluate", self._parameters, data, resolved, where, sources)
+        run = self._engines.run("evaluate", self._parameters, data, resolved, device, sources)
         with run as engine:
             sums = engine.scalars
             return float(sums[Scalar.WEIGHTED_LOSS_SUM] / sums[Scalar.WEIGHT_SUM])
@@ -96,9 +95,8 @@ class Derivatives:
         resolved = Loss.resolve(loss)
         data = self._data(X, y, resolved, sample_weight)
         gradient = np.empty_like(self._parameters)
-        where = self._device(device, len(data["inputs"]), 3)
         sources = self._sources(X, y)
-        run = self._engines.run("gradient", self._parameters, data, resolved, where, sources)
+        run = self._engines.run("gradient", self._parameters, data, resolved, device, sources)
         with run as engine:
             engine.store_gradient(gradient)
             return float(engine.scalars[Scalar.LOSS]), gradient
@@ -132,9 +130,8 @@ class Derivatives:
         data = self._data(X, y, resolved, sample_weight)
         gradient = np.empty_like(data["inputs"])
         data["outputs"] = gradient
-        where = self._device(device, len(data["inputs"]), 2)
         sources = self._sources(X, y)
-        run = self._engines.run("input_gradient", self._parameters, data, resolved, where, sources)
+        run = self._engines.run("input_gradient", self._parameters, data, resolved, device, sources)
         with run as engine:
             gradient *= gradient.dtype.type(1.0 / engine.scalars[Scalar.WEIGHT_SUM])
         return self._by_raw_inputs(gradient)
@@ -212,8 +209,7 @@ class Derivatives:
     def _vjp(self, inputs: NDArray[Any], cotangents: NDArray[Any], device: str) -> NDArray[Any]:
         gradient = np.empty_like(inputs)
         data = {"inputs": inputs, "cotangent": cotangents, "outputs": gradient}
-        where = self._device(device, len(inputs), 2)
-        with self._engines.run("vjp", self._parameters, data, device=where):
+        with self._engines.run("vjp", self._parameters, data, device=device):
             pass
         return gradient
 
@@ -232,7 +228,3 @@ class Derivatives:
     def _sources(self, X: Any, y: Any = None) -> dict[str, Any]:
         """What the data tensors were made from, where no scaling changed it."""
         return {} if self.scaling is not None else {"inputs": X, "targets": y}
-
-    def _device(self, device: str, rows: int, passes: int) -> str:
-        """The device that a `device=` argument means for some rows."""
-        return resolve_device(device, passes * rows * self.network.parameter_count)

@@ -9,10 +9,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fastbp.backends.choose import create_engine, create_few_rows, geometry
+from fastbp.backends.choose import create_engine, create_few_rows, geometry, resolve_device
 from fastbp.losses import Loss
 from fastbp.network import Network
-from fastbp.plan import build_plan
+from fastbp.plan import build_plan, passes_of
 from fastbp.scaling import Scaling
 
 __all__ = ["FEW_ROWS", "Engines"]
@@ -101,19 +101,21 @@ class Engines:
             The plan's data tensors: ``inputs``, and what the purpose needs besides.
         loss : Loss, optional
         device : str
-            As `choose.resolve_device` returns it.
+            As for `fastbp.train`.
         sources : mapping of str to object
             What data was made from without any change of its numbers.
         """
         inputs = data["inputs"]
         assert inputs is not None
+        rows = inputs.shape[0]
+        where = resolve_device(device, passes_of(purpose) * rows * self.network.parameter_count)
         with self.lock:
-            engine = self.get(purpose, inputs.shape[0], loss, device)
+            engine = self.get(purpose, rows, loss, where)
             engine.load_parameters(parameters)
             try:
                 for name, array in data.items():
                     engine.bind(f"data.{name}", array, (sources or {}).get(name))
-                engine.run_all(inputs.shape[0])
+                engine.run_all(rows)
                 yield engine
             finally:
                 engine.release()

@@ -176,9 +176,8 @@ class Model(Derivatives):
         else:
             outputs = np.empty((rows, self.network.outputs), dtype=self.dtype)
         data = {"inputs": inputs, "outputs": outputs}
-        where = self._device(device, rows, 1)
         sources = self._sources(X)
-        run = self._engines.run("predict", self._parameters, data, None, where, sources)
+        run = self._engines.run("predict", self._parameters, data, None, device, sources)
         with run:
             pass
         if self.scaling is not None:

@@ -17,6 +17,7 @@ from fastbp.epochs import Callback, Run, Settings
 from fastbp.losses import Loss
 from fastbp.model import Model
 from fastbp.optimizers import Adam, Optimizer
+from fastbp.plan import passes_of
 from fastbp.progress import resolve_progress
 from fastbp.registry import finite, positive_integer
 from fastbp.result import TrainResult
@@ -162,7 +163,7 @@ def train(
         model, X, y, sample_weight, validation, standardize, settings.loss, settings.seed
     )
     rows = min(settings.batch_size, training.rows)
-    multiply_adds = 3 * rows * model.network.parameter_count
+    multiply_adds = passes_of("train") * rows * model.network.parameter_count
     settings = replace(settings, device=resolve_device(device, multiply_adds, precision))
     with display:  # before the engines are built: the first time, kernels are compiled
         run = Run(model, settings, training, held_out, scaling)

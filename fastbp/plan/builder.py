@@ -11,7 +11,7 @@ from fastbp.plan.tables import ORDERED_ROWS, PlanBuilder
 from fastbp.plan.weight_pass import WeightPass, add_weight_pass
 from fastbp.shuffle import ROUNDS
 
-__all__ = ["build_plan"]
+__all__ = ["build_plan", "passes_of"]
 
 
 def add_loss(builder: PlanBuilder, loss: Loss) -> None:
@@ -66,6 +66,11 @@ def add_propagation(builder: PlanBuilder, purpose: str, loss: Loss | None) -> No
         builder.add_step("store_rows", ["data.outputs", stored[purpose], "batch"], [columns])
 
 
+def passes_of(purpose: str) -> int:
+    """How many multiply-adds a row takes for each parameter, about: forwards, back, gradients."""
+    return {"predict": 1, "evaluate": 1, "input_gradient": 2, "vjp": 2}.get(purpose, 3)
+
+
 def build_plan(
     network: Network,
     purpose: str,
@@ -114,7 +119,6 @@ def build_plan(
     reduce_loss = None
     if loss is not None:
         reduce_loss = Step("reduce_loss", ("scalars", "row_loss", "row_weight", "batch"), ())
-    passes = {"predict": 1, "evaluate": 1, "input_gradient": 2, "vjp": 2}.get(purpose, 3)
     slabs = [Slab(name, builder.kinds[name], builder.lengths[name]) for name in builder.kinds]
     return Plan(
         network=network,
@@ -136,6 +140,6 @@ def build_plan(
         weight_steps=tuple(weight_pass.steps),
         tiles=tuple(weight_pass.tiles),
         clip_norm=clip_norm,
-        multiply_adds=batch_rows * network.parameter_count * passes,
+        multiply_adds=batch_rows * network.parameter_count * passes_of(purpose),
         shares=weight_pass.shares,
     )

@@ -27,7 +27,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-__all__ = ["KERNELS", "ROWS_OF_A_SUM", "Batch", "KernelContract", "Scalar", "Status"]
+__all__ = ["EPOCH_SUMS", "KERNELS", "ROWS_OF_A_SUM", "Batch", "KernelContract", "Scalar", "Status"]
 
 ROWS_OF_A_SUM = 1024  # of a batch that lies in lanes, before their sums are added up
 
@@ -63,6 +63,10 @@ class Scalar(IntEnum):
     BATCH_LOSS = 10  # of weight times loss over the batch's rows so far
     BATCH_WEIGHT = 11  # of their weights
     COUNT = 12
+
+
+# What an epoch begins with at zero.
+EPOCH_SUMS = [Scalar.LOSS_SUM, Scalar.NORM_SUM, Scalar.WEIGHTED_LOSS_SUM, Scalar.WEIGHT_SUM]
 
 
 class Status(IntEnum):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp import shuffle
-from fastbp.backends.contract import KERNELS, Batch, Scalar, Status
+from fastbp.backends.contract import EPOCH_SUMS, KERNELS, Batch, Status
 from fastbp.backends.cpu.buffers import Buffers
 from fastbp.backends.cpu.job import Job, Mode
 from fastbp.backends.cpu.machine_code import bind, bind_kernel, bind_product
@@ -271,13 +271,7 @@ class Engine:
             self.buffers.vector("keys")[:] = shuffle.round_keys(shuffle_seed, epoch)
         if learning_rates is not None:
             self.learning_rates = learning_rates
-        sums = [
-            Scalar.LOSS_SUM,
-            Scalar.NORM_SUM,
-            Scalar.WEIGHTED_LOSS_SUM,
-            Scalar.WEIGHT_SUM,
-        ]
-        self.scalars[sums] = 0.0
+        self.scalars[EPOCH_SUMS] = 0.0
 
     def run(
         self, first_batch: int, last_batch: int, parallel: bool | None = None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp import shuffle
-from fastbp.backends.contract import Batch, Scalar, Status
+from fastbp.backends.contract import EPOCH_SUMS, Batch, Scalar, Status
 from fastbp.backends.cuda.buffers import (
     Buffers,
     Memory,
@@ -131,7 +131,7 @@ class Engine:
             Job.WORK: self.program.work_bytes // 8,
         }.items():
             self.job[place] = value
-        self.send_arguments()
+        self.arguments_are_sent = False
 
     def add_arguments(self, step: Step) -> int:
         """Append a step's row of arguments; return where it starts."""
@@ -145,10 +145,6 @@ class Engine:
                 self.arguments += [self.buffers.address(name), tensor.rows, tensor.padded_columns]
         self.arguments += step.sizes
         return start
-
-    def send_arguments(self) -> None:
-        """Copy the table of arguments to the device."""
-        self.device.upload(self.buffers.addresses["table.arguments"], self.argument_table)
 
     def grid_of(self, launch: Any) -> int:
         """How many blocks a launch has: as many as can meet, where they wait for one another."""
@@ -174,25 +170,17 @@ class Engine:
             columns = array.shape[1] if array.ndim == 2 else 1
             found = same_array(source, array, self.device)
             if found is None:
-                entry = [self.memory_for(name, array.nbytes), array.shape[0], columns]
+                memory = self.memory[name] = Memory(self.device, array.nbytes)
+                entry = [memory.address, array.shape[0], columns]
                 if name != OUTPUT:
-                    self.device.upload(entry[0], array)
+                    self.device.upload(memory.address, array)
             else:
                 self.sources[name] = found
                 entry = [found.address, array.shape[0], columns]
             self.arrays[name] = array
         for position in self.data_positions[name]:
             self.argument_table[position : position + 3] = entry
-        self.send_arguments()
-
-    def memory_for(self, name: str, nbytes: int) -> int:
-        """Device memory for a data tensor, kept for the next one of no greater size."""
-        held = self.memory.get(name)
-        if held is None or held.nbytes < nbytes:
-            if held is not None:
-                held.close()
-            held = self.memory[name] = Memory(self.device, nbytes)
-        return held.address
+        self.arguments_are_sent = False
 
     def release(self) -> None:
         """Let go of the arrays that data tensors point at, and of their device memory."""
@@ -287,13 +275,7 @@ class Engine:
             self.buffers.upload("keys", shuffle.round_keys(shuffle_seed, epoch))
         if learning_rates is not None:
             self.send_rates(learning_rates)
-        sums = [
-            Scalar.LOSS_SUM,
-            Scalar.NORM_SUM,
-            Scalar.WEIGHTED_LOSS_SUM,
-            Scalar.WEIGHT_SUM,
-        ]
-        self.scalars[sums] = 0.0
+        self.scalars[EPOCH_SUMS] = 0.0
         self.buffers.upload("scalars", self.scalars)
 
     def send_rates(self, rates: NDArray[np.float64]) -> None:
@@ -315,6 +297,9 @@ class Engine:
         batch[Batch.POSITION] = begin
         batch[Batch.ROWS] = min(rows, plan.segment_rows)
         batch[Batch.BEGINS], batch[Batch.ENDS] = 1, int(self.program.segments == 1)
+        if not self.arguments_are_sent:
+            self.device.upload(self.buffers.addresses["table.arguments"], self.argument_table)
+            self.arguments_are_sent = True
         self.buffers.upload("batch", batch)
         job[Job.STATUS], job[Job.DONE] = Status.DONE, 0
         job[Job.NUMBER], job[Job.SEGMENT] = first_batch, 0

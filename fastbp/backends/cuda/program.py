@@ -106,33 +106,24 @@ class Program:
     def lay_out(self) -> None:
         plan = self.plan
         chain = [plan.order, *plan.propagation]
-        kernels, nears = [], self.near_of(chain)
-        place = 0  # which buffer the rows are in
-        for step, near in zip(chain, nears, strict=True):
-            source, target = place * self.half, (1 - place) * self.half
-            shares = 1
-            if not self.is_fused and step.kernel in PRODUCTS:
-                columns = self.tensor(step.tensors[0]).padded_columns
-                shares = -(-columns // self.panel)
-            kernel = self.kernel_of(step, near)
-            kernels.append(kernel)
-            self.steps.append((step, 0, source, target, shares))
-            place = 1 - place if near[1] else place
+        nears = self.near_of(chain)
+        kernels = [self.kernel_of(*pair) for pair in zip(chain, nears, strict=True)]
         row_tiles = -(-plan.segment_rows // self.rows)
         passes: list[tuple[Phase, int, int, int]] = []  # phase, steps, blocks
         if self.is_fused:
-            distinct = list(dict.fromkeys(kernels))
-            numbers = [distinct.index(kernel) for kernel in kernels]
-            self.number_steps(numbers)
-            phase = Phase("propagate", tuple(distinct), self.rows)
-            passes.append((phase, 0, len(chain), row_tiles))
+            groups = [(0, len(chain))]
         else:
-            self.number_steps([0, 1, *[0] * (len(chain) - 2)])
-            opening = Phase("propagate", (kernels[0], kernels[1]), self.rows)
-            passes.append((opening, 0, 2, row_tiles))
-            for i in range(2, len(chain)):
-                phase = Phase("propagate", (kernels[i],), self.rows)
-                passes.append((phase, i, i + 1, row_tiles * self.steps[i][4]))
+            groups = [(0, 2), *[(i, i + 1) for i in range(2, len(chain))]]
+        for begin, end in groups:
+            distinct = list(dict.fromkeys(kernels[begin:end]))
+            shares = self.shares_of(chain[begin])
+            for i in range(begin, end):
+                # Rows that stay go from one buffer to the other with every step.
+                source, target = i % 2 * self.half, (i + 1) % 2 * self.half
+                number = distinct.index(kernels[i])
+                self.steps.append((chain[i], number, source, target, shares))
+            phase = Phase("propagate", tuple(distinct), self.rows)
+            passes.append((phase, begin, end, row_tiles * shares))
         tail = self.tail_of_batch()
         if plan.way == "resident":
             self.batch = [self.resident_launch([p for p, *_ in passes], tail, row_tiles)]
@@ -151,13 +142,11 @@ class Program:
         """Numbers of one of the two buffers of rows."""
         return self.rows * self.stride
 
-    def number_steps(self, numbers: list[int]) -> None:
-        """Write down which of its launch's kernels each step is."""
-        rows = zip(self.steps, numbers, strict=True)
-        self.steps = [
-            (step, number, source, target, shares)
-            for (step, _, source, target, shares), number in rows
-        ]
+    def shares_of(self, step: Step) -> int:
+        """How many blocks share the panels of the result of a step that is launched by itself."""
+        if self.is_fused or step.kernel not in PRODUCTS:
+            return 1
+        return -(-self.tensor(step.tensors[0]).padded_columns // self.panel)
 
     def near_of(self, chain: list[Step]) -> list[tuple[bool, bool]]:
         """For each step whether it reads its rows from shared memory and leaves them there."""

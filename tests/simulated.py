@@ -8,9 +8,9 @@ import os
 import pytest
 
 from fastbp.backends import choose
-from fastbp.backends.cuda import tuning
+from fastbp.backends.cuda import program, tuning
 
-WAYS = ["resident", "fused", "layered"]
+WAYS = ["resident", "meeting", "fused", "layered"]  # resident as one block, and as some that meet
 
 
 def simulated_device(**options):
@@ -46,7 +46,9 @@ def racing(gpu, monkeypatch):
 @pytest.fixture
 def way(request, monkeypatch):
     """Make every plan run one way."""
-    if request.param != "resident":
+    if request.param == "meeting":
+        monkeypatch.setattr(program, "SINGLE_TILES", 0)
+    elif request.param != "resident":
         monkeypatch.setattr(tuning, "RESIDENT_MULTIPLY_ADDS", 0)
     if request.param == "layered":
         monkeypatch.setattr(tuning, "FUSED_COLUMNS", 0)

@@ -32,8 +32,6 @@ WIDE_KERNELS = {
 # Phases that see whether the scalars of a batch, which are float64, are finite.
 GUARDED_PHASES = ("change", "update", "clip", "add_up")
 GUARD = ("DADD", "DSETP")
-# The function of the CUDA runtime in which the blocks of a grid wait for one another has a stack.
-GRID_BARRIER_STACK = 16
 
 
 def some(condition):
@@ -58,19 +56,27 @@ def code(codes, key):
     return found
 
 
-def waits(case):
+@needs_compiler
+@some(lambda case: True)
+def test_it_compiles_and_does_not_spill(key, code):
+    assert (code.stack, code.local) == (0, 0)
+    assert count(code.opcodes, *SPILLS) == 0
+
+
+def meets(case):
     """Whether the blocks of the grid wait for one another."""
     return not isinstance(case.what, Kernel) and case.what.resident and not case.what.single
 
 
 @needs_compiler
-@some(lambda case: True)
-def test_it_compiles_and_does_not_spill(key, code):
-    if waits(CASES[key]):
-        assert code.stack <= GRID_BARRIER_STACK
-        return
-    assert (code.stack, code.local) == (0, 0)
-    assert count(code.opcodes, *SPILLS) == 0
+@some(meets)
+def test_blocks_meet(key, code):
+    """What a block wrote is there for all before it arrives, and nothing old is read after it."""
+    meetings = len(CASES[key].what.phases)
+    assert count(code.opcodes, "ATOMG") == meetings
+    assert code.opcodes["MEMBAR.ALL.GPU"] + code.opcodes["MEMBAR.SC.GPU"] == meetings
+    assert code.opcodes["LDG.E.STRONG.GPU"] == meetings
+    assert code.opcodes["CCTL.IVALL"] == 2 * meetings
 
 
 def names(case):
@@ -142,8 +148,8 @@ def test_the_loop_on_tensor_cores(key, code):
 @needs_compiler
 @some(lambda case: has_product(case) and not is_product(case))
 def test_launches_with_products_load_vectors(key, code):
-    # Where the engine's memory is shared, loads are of either kind.
-    load = "LD.E.128" if CASES[key].what.in_shared else "LDG.E.128"
+    # Where blocks hold some of the engine's memory, loads are of either kind.
+    load = "LD.E.128" if CASES[key].what.reaches_shared else "LDG.E.128"
     assert code.opcodes[load]
     assert code.opcodes["LDS.128"]
     assert code.opcodes["STS.128"]

@@ -1,9 +1,10 @@
 """What a plan becomes on a GPU: which way it runs, its launches, its memory."""
 
+from itertools import pairwise
+
 import pytest
 
 import fastbp as fb
-from fastbp.backends.cuda.buffers import places_in, slab_sizes, table_sizes
 from fastbp.backends.cuda.program import Program
 from fastbp.backends.cuda.tuning import geometry, row_tile
 from fastbp.losses import CrossEntropy, Mse
@@ -21,8 +22,7 @@ def plan_of(network, purpose="train", rows=256, dtype="float32", **settings):
 
 
 def program_of(plan, shared=MOST_SHARED["sm_90"]):
-    _, image = places_in(slab_sizes(plan), table_sizes(plan))
-    return Program(plan, shared, image)
+    return Program(plan, shared)
 
 
 def names(program):
@@ -58,12 +58,10 @@ def test_launches_of_a_batch():
     assert names(clipped)[1:] == ["gradients", "finish", "clip", "update", "add_up"]
     tiny = program_of(plan_of(fb.mlp(4, 32, 32, 1), rows=32))
     assert names(tiny) == ["propagate+gradients+change+add_up"]
-    assert tiny.batch[0].entry.in_shared
     assert tiny.batch[0].grid == 1
     meeting = program_of(plan_of(fb.mlp(8, 64, 64, 1))).batch[0]
     assert meeting.cooperative
     assert meeting.grid > 1
-    assert not meeting.entry.in_shared
     # Rows and inputs; three layers forward; the loss; two layers back.
     assert names(program_of(plan_of(WIDE, loss=CrossEntropy())))[:7] == ["propagate"] * 7
     purposes = {
@@ -75,6 +73,30 @@ def test_launches_of_a_batch():
     }
     for purpose, expected in purposes.items():
         assert names(program_of(plan_of(NARROW, purpose))) == expected, purpose
+
+
+@pytest.mark.parametrize(
+    ("network", "rows", "held"),
+    [
+        (fb.mlp(4, 32, 32, 1), 32, "everything"),
+        (fb.mlp(8, 64, 64, 1), 256, "parameters"),
+        (fb.mlp(8, 96, 96, 1), 32, "parameters"),  # one block, and too much for it
+        (fb.mlp(8, 64, *[224] * 2, 1), 8, "nothing"),
+    ],
+    ids=str,
+)
+def test_what_resident_blocks_hold_in_shared_memory(network, rows, held):
+    program = program_of(plan_of(network, rows=rows))
+    assert program.plan.way == "resident"
+    assert program.held == program.batch[0].entry.held == held
+    weights = [a * b for a, b in pairwise(network.sizes)]
+    copies = sum(weights) + sum(weights[1:])  # of each weight; turned, of all but the first
+    more = 3 * sum(weights)  # gradients and two slots of Adam
+    least = {"nothing": 0, "parameters": 4 * copies, "everything": 4 * (copies + more)}[held]
+    found = program.bytes_of_shared - program.work_bytes
+    assert least <= found
+    if held != "everything":
+        assert found <= 1.05 * least + 8192  # tables, and slabs rounded up
 
 
 def test_segments_of_a_batch():

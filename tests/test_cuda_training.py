@@ -13,7 +13,7 @@ from strategies import scaled_error
 
 import fastbp as fb
 from fastbp.backends import choose
-from fastbp.backends.cuda import tuning
+from fastbp.backends.cuda import program, tuning
 from fastbp.elementary import constant, sign
 
 pytestmark = pytest.mark.usefixtures("gpu")
@@ -54,6 +54,27 @@ def test_every_way_trains_as_the_processor_does(way, dtype):
     X, y = problem()
     network = fb.mlp(3, 5, 4, 2, activation="tanh")
     both(network, X, y, dtype, optimizer=fb.Adam(0.01), epochs=2, batch_size=9)
+
+
+@pytest.mark.parametrize(
+    ("held", "single_tiles"),
+    [(held, tiles) for held in ("nothing", "parameters") for tiles in (0, 2)],
+)
+def test_what_resident_blocks_hold_does_not_matter(held, single_tiles, racing, monkeypatch):
+    held_all = program.bytes_held
+    monkeypatch.setattr(program, "SINGLE_TILES", single_tiles)
+    monkeypatch.setattr(program, "bytes_held", lambda plan: until(held, held_all(plan)))
+    X, y = problem()
+    network = fb.mlp(3, 5, 4, 2, activation="tanh")
+    both(network, X, y, optimizer=fb.Adam(0.01), epochs=2, batch_size=9, l1=1e-3, clip_norm=0.3)
+    entries = [entry for entry in racing.functions if entry.resident]
+    assert [(entry.held, entry.single) for entry in entries] == [(held, single_tiles > 0)]
+
+
+def until(name, found):
+    """The items of a dictionary up to a name."""
+    names = list(found)
+    return {each: found[each] for each in names[: names.index(name) + 1]}
 
 
 @pytest.mark.parametrize("way", WAYS, indirect=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from simulator import Machine, SimulatedDevice, SimulationError
-from simulator.samples import every_order, make_grid_sum, make_reduction, numbers, upload
+from simulator.samples import every_order, make_grid_sum, make_reduction, new_counter, numbers, upload
 
 from fastbp.backends.cuda import language
 from fastbp.errors import DeviceError
@@ -93,7 +93,8 @@ def test_a_sum_between_blocks(options):
     source = upload(machine, values)
     partial, target = machine.memory.allocate(20), machine.memory.allocate(20)
     kernel = make_grid_sum(np.float32)
-    machine.launch(kernel, 5, 32, 0, (source, partial, target), cooperative=True)
+    arguments = source, partial, target, new_counter(machine)
+    machine.launch(kernel, 5, 32, 0, arguments, cooperative=True)
     np.testing.assert_allclose(machine.memory.read(target, np.float32, 5), values.sum(), rtol=1e-5)
 
 

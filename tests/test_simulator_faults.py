@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 from simulator import Machine, SimulationError
-from simulator.samples import ORDERS, every_order, make_grid_sum, make_reduction, numbers, upload
+from simulator.samples import (
+    ORDERS,
+    every_order,
+    make_grid_sum,
+    make_reduction,
+    new_counter,
+    numbers,
+    upload,
+)
 
 from fastbp.backends.cuda import language
 
@@ -264,28 +272,51 @@ def test_reads_of_what_was_never_written():
 
 
 def test_grid_barriers_need_a_cooperative_launch():
-    fails(make_grid_sum(np.float32), (256, 256, 256), "from 0x100", grid=2)
-    fails(language.grid_barrier, (), "not cooperative", grid=2)
+    fails(make_grid_sum(np.float32), (256, 256, 256, 256), "from 0x100", grid=2)
+    fails(language.grid_barrier, (256,), "not cooperative", grid=2)
+
+
+def test_a_counter_of_meetings_is_global_zero_and_the_only_one():
+    def kernel(counters):
+        language.shared_memory(np.int64)[0] = 0
+        language.barrier()
+        if counters == 0:
+            language.grid_barrier(language.shared_memory(np.int64))
+        counter = language.as_pointer(counters, np.int64)
+        language.grid_barrier(counter)
+        language.grid_barrier(language.offset(counter, language.block()))
+
+    machine = Machine()
+    counters = upload(machine, np.zeros(2, np.int64))
+    settings = {"grid": 2, "shared": 8, "machine": machine, "cooperative": True}
+    fails(kernel, (0,), "grid_barrier counts in shared memory", **settings)
+    fails(kernel, (counters,), "grid_barrier with a counter of its own", **settings)
+    machine.memory.write(counters, np.ones(1, np.int64))
+    fails(kernel, (counters,), "where there is 1", **settings)
 
 
 def test_a_block_that_misses_a_grid_barrier():
-    def kernel():
+    def kernel(counter):
         if language.block() != 1:
-            language.grid_barrier()
+            language.grid_barrier(language.as_pointer(counter, np.int64))
 
     message = "divergent grid barrier.*blocks 0, 2 wait at grid_barrier.*blocks 1 returned"
-    fails(kernel, (), message, grid=3, cooperative=True)
+    machine = Machine()
+    counter = new_counter(machine)
+    fails(kernel, (counter,), message, grid=3, machine=machine, cooperative=True)
 
 
 def test_a_thread_that_misses_a_grid_barrier():
-    def kernel():
+    def kernel(counter):
         if language.thread() or language.block():
-            language.grid_barrier()
+            language.grid_barrier(language.as_pointer(counter, np.int64))
         else:
             language.barrier()
 
     message = "in block 0: threads 0 wait at barrier.*1-31 wait at grid_barrier"
-    fails(kernel, (), message, grid=2, cooperative=True)
+    machine = Machine()
+    counter = new_counter(machine)
+    fails(kernel, (counter,), message, grid=2, machine=machine, cooperative=True)
 
 
 def test_launches_that_are_too_large():
@@ -326,7 +357,7 @@ def test_races_within_a_block(options, by_read):
 def test_races_between_blocks(options):
     machine = Machine(**options | {"races": True, "uninitialised": "allow"})
     source, partial, target = (upload(machine, numbers(4)) for _ in range(3))
-    arguments = source, partial, target
+    arguments = source, partial, target, new_counter(machine)
     machine.launch(make_grid_sum(np.float32), 4, 32, 0, arguments, cooperative=True)
     kernel = make_grid_sum(np.float32, with_barrier=False)
     for cooperative in (False, True):

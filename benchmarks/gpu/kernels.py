@@ -68,12 +68,13 @@ def make_multiply_add(real: Any) -> Callable[..., None]:
     return multiply_add
 
 
-def make_grid_barriers(real: Any) -> Callable[..., None]:
-    """Some barriers of the whole grid."""
+def make_grid_barriers(integer: Any) -> Callable[..., None]:
+    """Some barriers of the whole grid, which are counted at an address."""
 
-    def grid_barriers(count):
+    def grid_barriers(count, address):
+        counter = as_pointer(address, integer)
         for _ in range(count):
-            grid_barrier()
+            grid_barrier(counter)
 
     return grid_barriers
 
@@ -81,7 +82,7 @@ def make_grid_barriers(real: Any) -> Callable[..., None]:
 def make_block_barriers(real: Any) -> Callable[..., None]:
     """Some barriers of each block."""
 
-    def block_barriers(count):
+    def block_barriers(count, address):
         for _ in range(count):
             barrier()
 
@@ -96,17 +97,16 @@ class SmallKernel:
     ----------
     symbol : str
     factory : callable
-        Makes the function, for the type of float32.
+        Makes the function, for the type of its numbers.
     blocks : int
         How many blocks a multiprocessor is to hold.
-    cooperative : bool
-        Whether its blocks wait for one another.
+    dtype : str
+        Of its numbers.
     """
 
     symbol: str
     factory: Callable[[Any], Callable[..., None]]
     blocks: int = 1
-    cooperative: bool = False
     dtype: str = "float32"
 
     def build(self, real: Any, integer: Any, wide: Any) -> Callable[..., None]:
@@ -127,7 +127,6 @@ class SmallKernel:
             THREADS,
             self.blocks,
             name=self.symbol,
-            cooperative=self.cooperative,
         )
         assert symbol == self.symbol
         return bytes(code)
@@ -140,5 +139,5 @@ def empty(parameters: int) -> SmallKernel:
 
 
 MULTIPLY_ADD = SmallKernel("multiply_add", make_multiply_add, blocks=2)
-GRID_BARRIERS = SmallKernel("grid_barriers", make_grid_barriers, cooperative=True)
+GRID_BARRIERS = SmallKernel("grid_barriers", make_grid_barriers, dtype="int64")
 BLOCK_BARRIERS = SmallKernel("block_barriers", make_block_barriers)

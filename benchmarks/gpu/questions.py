@@ -164,27 +164,32 @@ def measure_replay(
 def measure_barriers(device: Any = None, count: int = BARRIERS) -> dict[str, Any]:
     """A barrier of a grid of one block, of one block on each multiprocessor, and of a block."""
     device = device or first_device()
-    found = {}
-    for name, entry, grid in (
-        ("grid of 1 block", GRID_BARRIERS, 1),
-        (f"grid of {device.multiprocessors} blocks", GRID_BARRIERS, device.multiprocessors),
-        ("block", BLOCK_BARRIERS, 1),
-    ):
-        handle, is_cooperative = device.function(entry), entry is GRID_BARRIERS
+    counter, found = device.allocate(8), {}
+    device.fill_zero(counter, 8)
+    try:
+        for name, entry, grid in (
+            ("grid of 1 block", GRID_BARRIERS, 1),
+            (f"grid of {device.multiprocessors} blocks", GRID_BARRIERS, device.multiprocessors),
+            ("block", BLOCK_BARRIERS, 1),
+        ):
+            handle, is_cooperative = device.function(entry), entry is GRID_BARRIERS
 
-        def seconds(
-            barriers: int,
-            handle: Any = handle,
-            grid: int = grid,
-            is_cooperative: bool = is_cooperative,
-        ) -> float:
-            def work() -> None:
-                device.launch(handle, grid, THREADS, 0, (barriers,), cooperative=is_cooperative)
+            def seconds(
+                barriers: int,
+                handle: Any = handle,
+                grid: int = grid,
+                is_cooperative: bool = is_cooperative,
+            ) -> float:
+                def work() -> None:
+                    numbers = (barriers, counter)
+                    device.launch(handle, grid, THREADS, 0, numbers, cooperative=is_cooperative)
 
-            work()
-            return best_seconds(work, device.synchronize)[1]
+                work()
+                return best_seconds(work, device.synchronize)[1]
 
-        found[name] = (seconds(count) - seconds(0)) / count * 1e6
+            found[name] = (seconds(count) - seconds(0)) / count * 1e6
+    finally:
+        device.free(counter)
     return {"microseconds": found}
 
 

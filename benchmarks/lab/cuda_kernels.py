@@ -26,9 +26,8 @@ from benchmarks.lab.machine_code import (
     resident_blocks,
 )
 from fastbp.activations import Activation
-from fastbp.backends.cuda.buffers import places_in, slab_sizes, table_sizes
 from fastbp.backends.cuda.engine import RESERVED_SHARED
-from fastbp.backends.cuda.entries import Entry, Kernel, build_kernel
+from fastbp.backends.cuda.entries import Entry, Kernel, Phase, build_kernel
 from fastbp.backends.cuda.language import as_pointer
 from fastbp.backends.cuda.machine_code import compile_entry
 from fastbp.backends.cuda.product import staging_elements
@@ -129,8 +128,7 @@ def launches(name: str, dtype: str, chip: str) -> list[Case]:
     shapes = geometry(network, dtype)
     chosen = {"loss": Loss.resolve(loss), "optimizer": fb.Adam(), "clip_norm": clip_norm}
     plan = build_plan(network, "train", dtype, rows, shapes, **chosen)
-    _, image_bytes = places_in(slab_sizes(plan), table_sizes(plan))
-    program = Program(plan, LIMITS[chip] - RESERVED_SHARED, image_bytes)
+    program = Program(plan, LIMITS[chip] - RESERVED_SHARED)
     found: dict[str, Case] = {}
     for entry in dict.fromkeys(launch.entry for launch in program.batch):
         phases = [phase.name for phase in entry.phases]
@@ -140,6 +138,19 @@ def launches(name: str, dtype: str, chip: str) -> list[Case]:
         # The first of those that differ in their law.
         found.setdefault(title, Case(title, entry, dtype, chip, program.bytes_of_shared))
     return list(found.values())
+
+
+def frames(dtype: str, chip: str) -> list[Case]:
+    """What runs many batches in one launch, around phases that do little."""
+    phases = (Phase("propagate", (Kernel("order_rows"),), 32), Phase("advance"))
+    found = []
+    for held in ("nothing", "parameters", "everything"):
+        for single in (False, True):
+            if single or held != "everything":
+                name = f"{'one block' if single else 'blocks that meet'}, holding {held}"
+                entry = Entry(dtype, phases, resident=True, single=single, held=held)
+                found.append(Case(name, entry, dtype, chip, in_table=False))
+    return found
 
 
 def shared_bytes(kernel: Kernel, dtype: str) -> int:
@@ -243,6 +254,8 @@ def cases() -> dict[str, Case]:
             for chip in CHIPS:
                 if (dtype, chip) not in LEFT_OUT.get(name, ()):
                     found += launches(name, dtype, chip)
+    for chip in CHIPS:
+        found += frames("float32", chip)
     for dtype in DTYPES:
         tile = (32, 32)
         found += [alone(kernel, dtype) for kernel in products(dtype)]

@@ -83,6 +83,7 @@ class Machine:
         # The launch.
         self.block_count = self.thread_count = 0
         self.cooperative = False
+        self.counter: int | None = None  # address of what counts the meetings of the blocks
         self.function: Callable[..., None] | None = None
         self.arguments: tuple[Any, ...] = ()
         self.hub: Any = None  # the greenlet that hands out the turns
@@ -113,6 +114,7 @@ class Machine:
             )
         self.function, self.arguments, self.cooperative = function, tuple(arguments), cooperative
         self.block_count, self.thread_count = grid, block
+        self.counter = None
         self.pointers = {}
         self.pass_grid_barrier()
         self.hub = greenlet.getcurrent()
@@ -248,9 +250,16 @@ class Machine:
     def barrier(self) -> None:
         self.hub.switch(("barrier", call_site()))
 
-    def grid_barrier(self) -> None:
+    def grid_barrier(self, counter: Any) -> None:
         if not self.cooperative:
             raise self.fault("grid_barrier in a launch that is not cooperative")
+        number = counter[0]
+        if not (counter.region.is_global and number == 0):
+            raise self.fault(f"grid_barrier counts in {counter.region.name}, where there is {number}")
+        if self.counter is None:
+            self.counter = counter.address
+        if counter.address != self.counter:
+            raise self.fault("grid_barrier with a counter of its own")
         self.hub.switch(("grid_barrier", call_site()))
 
     def shuffle_xor(self, value: Any, mask: int) -> Any:

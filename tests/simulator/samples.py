@@ -7,7 +7,15 @@ import pytest
 
 from fastbp.backends.cuda import language
 
-__all__ = ["ORDERS", "every_order", "make_grid_sum", "make_reduction", "numbers", "upload"]
+__all__ = [
+    "ORDERS",
+    "every_order",
+    "make_grid_sum",
+    "make_reduction",
+    "new_counter",
+    "numbers",
+    "upload",
+]
 
 ORDERS = [
     {"order": "forward"},
@@ -53,17 +61,24 @@ def make_reduction(real, with_barrier=True):
     return reduction
 
 
-def make_grid_sum(real, with_barrier=True):
-    """The sum of one number a block, in every block, twice."""
+def new_counter(machine):
+    """The address of a counter for meetings of the grid."""
+    address = machine.memory.allocate(8)
+    machine.memory.fill(address, 8)
+    return address
 
-    def grid_sum(source, partial, target):
+
+def make_grid_sum(real, with_barrier=True):
+    """The sum of one number a block, in every block."""
+
+    def grid_sum(source, partial, target, counter):
         me = language.thread()
         block = language.block()
         sums = language.as_pointer(partial, real)
         if me == 0:
             sums[block] = language.as_pointer(source, real)[block]
         if with_barrier:
-            language.grid_barrier()
+            language.grid_barrier(language.as_pointer(counter, np.int64))
         if me == 0:
             total = real(0.0)
             for other in range(language.blocks()):

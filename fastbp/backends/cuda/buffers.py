@@ -15,9 +15,10 @@ from fastbp.errors import DeviceError
 from fastbp.plan import Plan, Slab, Step
 from fastbp.plan.plan import ITEM_BYTES
 
-__all__ = ["Buffers", "Memory", "places_in", "slab_sizes", "steps_of", "table_sizes"]
+__all__ = ["Buffers", "Memory", "bytes_held", "steps_of", "table_sizes"]
 
 ALIGNMENT = 256  # bytes; where every slab begins
+PARAMETERS = ("parameters", "transposed")  # slabs that come first: blocks may hold a copy of them
 
 
 class Memory:
@@ -61,7 +62,10 @@ class Buffers:
         self.addresses: dict[str, int] = {
             name: other.addresses[name] for name, other in (shared or {}).items()
         }
-        places, self.nbytes = places_in(slab_sizes(plan, self.addresses), tables)
+        sizes = slab_sizes(plan, self.addresses)
+        places, self.nbytes = places_in(sizes, tables)
+        parameters = {name: nbytes for name, nbytes in sizes.items() if name in PARAMETERS}
+        self.parameter_bytes = places_in(parameters, {})[1]  # of memory, from its beginning on
         free = device.free_bytes()
         if self.nbytes > free:
             raise DeviceError(
@@ -148,10 +152,21 @@ def places_in(slabs: Mapping[str, int], tables: Mapping[str, int]) -> tuple[dict
 
 
 def slab_sizes(plan: Plan, shared: Container[str] = ()) -> dict[str, int]:
-    """Bytes of a plan's slabs, without those that are shared."""
+    """Bytes of a plan's slabs, parameters first, without those that are shared."""
     items = {"real": ITEM_BYTES[plan.dtype], "int64": 8, "float64": 8}
     return {
         slab.name: slab.elements * items[slab.kind]
-        for slab in plan.slabs
+        for slab in sorted(plan.slabs, key=lambda slab: slab.name not in PARAMETERS)
         if slab.name not in shared
+    }
+
+
+def bytes_held(plan: Plan) -> dict[str, int]:
+    """Bytes of what blocks may hold in shared memory: nothing, parameters and tables, everything."""
+    slabs, tables = slab_sizes(plan), table_sizes(plan)
+    parameters = {name: nbytes for name, nbytes in slabs.items() if name in PARAMETERS}
+    return {
+        "nothing": 0,
+        "parameters": places_in(parameters, tables)[1],
+        "everything": places_in(slabs, tables)[1],
     }

@@ -1,7 +1,7 @@
 """Compiling kernels to machine code: the only module that touches numba-cuda-mlir.
 
-It gives the words of `language` their meaning on the device (`tensor_words` and `elementary_words`
-the others, with what they import from here), turns plain Python functions into device functions,
+It gives the words of `language` their meaning on the device (`grid_words`, `tensor_words` and
+`elementary_words` the others, with what they import from here), turns plain Python functions into device functions,
 and emits a cubin for a named architecture; no driver and no GPU are needed. Imported where the
 cache has no code, and only there.
 
@@ -22,9 +22,7 @@ from numba_cuda_mlir._mlir import ir
 from numba_cuda_mlir._mlir.dialects import arith, gpu, llvm, memref, nvvm
 from numba_cuda_mlir._mlir.dialects import math as mathematics
 from numba_cuda_mlir._mlir.extras import types as T
-from numba_cuda_mlir.lowering_utilities import constant as mlir_constant
-from numba_cuda_mlir.lowering_utilities import convert, try_extract_constant
-from numba_cuda_mlir.numba_cuda.cudadrv.libs import get_cudalib
+from numba_cuda_mlir.lowering_utilities import constant, convert, try_extract_constant
 
 from fastbp.backends.cuda import language
 from fastbp.backends.cuda.functions import Functions
@@ -37,15 +35,18 @@ __all__ = [
     "T",
     "arith",
     "compile_cubin",
+    "constant",
     "convert",
     "emit_as_first",
+    "extending",
     "functions",
+    "gpu",
     "ir",
     "llvm",
     "mathematics",
     "nothing",
     "number_type",
-    "overload",
+    "nvvm",
     "real",
     "try_extract_constant",
     "word",
@@ -111,7 +112,7 @@ def pointer_to_last(*kinds: Any) -> Any:
 
 def long(value: Any) -> Any:
     """A value, of the compiler or known, as a number of 64 bits."""
-    return mlir_constant(value, T.i64()) if isinstance(value, int) else convert(value, T.i64())
+    return constant(value, T.i64()) if isinstance(value, int) else convert(value, T.i64())
 
 
 def element_address(builder: Any, kind: Any, pointer: Any, index: Any) -> Any:
@@ -266,7 +267,7 @@ def float_bits(builder: Any, kinds: Any, value: Any) -> Any:
 @word(language.shuffle_xor, first, NUMBER, INTEGER)
 def shuffle_xor(builder: Any, kinds: Any, value: Any, mask: Any) -> Any:
     # Not the compiler's own shuffle, which sends numbers of 64 bits rounded to 32.
-    everyone, last = mlir_constant(0xFFFFFFFF, T.i32()), mlir_constant(31, T.i32())
+    everyone, last = constant(0xFFFFFFFF, T.i32()), constant(31, T.i32())
     distance, storage = convert(mask, T.i32()), value.type
 
     def shuffle(part: Any) -> Any:
@@ -301,13 +302,6 @@ def emit_as_first(operation: Any) -> Any:
 
 word(language.fma, real, FLOAT, NUMBER, NUMBER)(emit_as_first(mathematics.fma))
 
-overload = functools.partial(extending.overload, typing_registry=extending.typing_registry)
-
-
-@overload(language.grid_barrier)
-def grid_barrier():
-    return lambda: device.cg.this_grid().sync()
-
 
 def device_function(function: Any) -> Any:
     """A device function, compiled under the name by which its callers will ask for it.
@@ -339,7 +333,6 @@ def compile_cubin(
     threads: int,
     blocks: int,
     name: str = "kernel",
-    cooperative: bool = False,
     in_shared: bool = False,
 ) -> tuple[bytes, str]:
     """The machine code of a kernel, and the name of the kernel in it.
@@ -357,12 +350,10 @@ def compile_cubin(
         which the compiler gives out registers.
     name : str
         That the kernel is to have.
-    cooperative : bool
-        Whether its blocks wait for one another.
     in_shared : bool
         Whether addresses may be those of shared memory.
     """
-    from fastbp.backends.cuda import elementary_words, tensor_words  # noqa: F401
+    from fastbp.backends.cuda import elementary_words, grid_words, tensor_words  # noqa: F401
 
     # The compiler asks the driver for the GPU's architecture even where one is named.
     toolkit._cached_cc = divmod(int(chip.removeprefix("sm_")), 10)
@@ -373,7 +364,5 @@ def compile_cubin(
         chip=chip,
         launch_bounds=(threads, blocks),
         abi_info={"abi_name": name},
-        # Where `grid_barrier` is; the compiler forgets it where functions are not inlined.
-        link=[get_cudalib("cudadevrt", static=True)] if cooperative else [],
     )
     return cubin, name

@@ -16,15 +16,17 @@ from fastbp.backends.cuda.compiler import (
     NUMBER,
     convert,
     emit_as_first,
+    extending,
     functions,
     mathematics,
-    overload,
     real,
     word,
 )
 from fastbp.backends.cuda.elementary import make_sine
 
 __all__: list[str] = []
+
+overload = functools.partial(extending.overload, typing_registry=extending.typing_registry)
 
 for _name in ("exp", "expm1", "log", "log1p", "tanh", "erf", "sqrt"):
     word(getattr(elementary, _name), real, FLOAT)(emit_as_first(getattr(mathematics, _name)))

@@ -12,14 +12,7 @@ from numpy.typing import NDArray
 
 from fastbp import shuffle
 from fastbp.backends.contract import EPOCH_SUMS, Batch, Scalar, Status
-from fastbp.backends.cuda.buffers import (
-    Buffers,
-    Memory,
-    places_in,
-    slab_sizes,
-    steps_of,
-    table_sizes,
-)
+from fastbp.backends.cuda.buffers import Buffers, Memory, steps_of, table_sizes
 from fastbp.backends.cuda.foreign import same_array
 from fastbp.backends.cuda.job import Job
 from fastbp.backends.cuda.pace import Pace
@@ -56,9 +49,7 @@ class Engine:
     ) -> None:
         self.plan, self.device = plan, device
         self.flat = FlatParameters(plan)
-        tables = table_sizes(plan)
-        _, image_bytes = places_in(slab_sizes(plan), tables)
-        self.program = Program(plan, device.shared_bytes - RESERVED_SHARED, image_bytes)
+        self.program = Program(plan, device.shared_bytes - RESERVED_SHARED)
         self.arguments: list[int] = []
         self.data_positions: dict[str, list[int]] = {}
         self.arrays: dict[str, NDArray[Any]] = {}  # what data tensors are bound to
@@ -68,7 +59,7 @@ class Engine:
         self.buffers: Buffers = Buffers(
             plan,
             device,
-            tables,
+            table_sizes(plan),
             {name: engine.buffers for name, engine in (shared or {}).items()},
         )
         self.rates_memory: Memory | None = None
@@ -127,6 +118,7 @@ class Engine:
             Job.STAGING: self.program.staging,
             Job.IMAGE: self.buffers.memory.address,
             Job.IMAGE_COUNT: self.buffers.nbytes // 8,
+            Job.HELD: self.buffers.parameter_bytes // 8,
             Job.TABLES: (addresses["table.arguments"] - self.buffers.memory.address) // 8,
             Job.WORK: self.program.work_bytes // 8,
         }.items():

@@ -66,9 +66,9 @@ class Entry:
         Whether it runs whole batches.
     single : bool
         Whether its grid is one block.
-    in_shared : bool
-        Whether that block has all memory of the engine in shared memory: pointers made of addresses
-        lead to global or to shared memory then.
+    held : str
+        What of the engine's memory each block holds in shared memory: ``"nothing"``, a copy of the
+        ``"parameters"``, or, where there is one block, ``"everything"``.
     blocks : int
         How many blocks a multiprocessor is to hold, which bounds the registers.
     """
@@ -77,7 +77,7 @@ class Entry:
     phases: tuple[Phase, ...]
     resident: bool = False
     single: bool = False
-    in_shared: bool = False
+    held: str = "nothing"
     blocks: int = 1
 
     def build(self, real: Any, integer: Any, wide: Any) -> Callable[[int, int, int], None]:
@@ -87,14 +87,18 @@ class Entry:
         kinds = (real, integer, wide)
         phases = [build_phase(phase, self.dtype, kinds) for phase in self.phases]
         function: Callable[[int, int, int], None]
-        if self.in_shared:
-            function = driver.resident_in_shared(kinds, phases)
-        elif self.resident:
-            function = driver.resident(kinds, phases, self.single)
+        if self.resident:
+            factory = getattr(driver, f"resident_with_{self.held}")
+            function = factory(kinds, phases, self.single)
         else:
             (phase,) = phases
             function = driver.launched(kinds, phase)
         return function
+
+    @property
+    def reaches_shared(self) -> bool:
+        """Whether pointers made of addresses lead to global or to shared memory."""
+        return self.held != "nothing"
 
     @property
     def symbol(self) -> str:

@@ -38,9 +38,11 @@ class Job(IntEnum):
     STAGING = 21  # where the memory of the products begins, in numbers
     IMAGE = 22  # address and numbers of the memory that a launch may have in shared memory
     IMAGE_COUNT = 23
-    TABLES = 24  # where tables of addresses begin in it, in numbers
-    WORK = 25  # numbers of shared memory before it
-    COUNT = 26
+    HELD = 24  # how many of its first numbers are parameters
+    TABLES = 25  # where tables of addresses begin in it, in numbers
+    WORK = 26  # numbers of shared memory before it
+    MEETING = 27  # counts the meetings of a grid's blocks
+    COUNT = 28
 
 
 class Program(IntEnum):

@@ -71,9 +71,13 @@ def barrier() -> None:
     machine.barrier()
 
 
-def grid_barrier() -> None:
-    """Wait for all threads of the grid, which must have been launched as cooperative."""
-    machine.grid_barrier()
+def grid_barrier(counter: Any) -> None:
+    """Wait for all threads of the grid, which must have been launched as cooperative.
+
+    The counter is a pointer to an integer in global memory that was zero before the first meeting,
+    and that nothing else uses.
+    """
+    machine.grid_barrier(counter)
 
 
 def as_pointer(address: int, kind: Any) -> Any:

@@ -99,8 +99,7 @@ def compile_entry(entry: Entry, chip: str) -> tuple[bytes, str]:
         THREADS,
         entry.blocks,
         entry.symbol,
-        cooperative=entry.resident and not entry.single,
-        in_shared=entry.in_shared,
+        in_shared=entry.reaches_shared,
     )
 
 

@@ -7,16 +7,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastbp.backends.contract import KERNELS
+from fastbp.backends.cuda.buffers import bytes_held
 from fastbp.backends.cuda.entries import Entry, Kernel, Phase
 from fastbp.backends.cuda.product import left_stride
-from fastbp.backends.cuda.tuning import BLOCKS_HELD, DEPTH, THREADS, row_tile, tile_shape
+from fastbp.backends.cuda.tuning import (
+    BLOCKS_HELD,
+    DEPTH,
+    SINGLE_TILES,
+    THREADS,
+    row_tile,
+    tile_shape,
+)
 from fastbp.optimizers import Optimizer
 from fastbp.plan import Plan, Step, Tensor
 
 __all__ = ["Launch", "Program"]
 
 PRODUCTS = ("dense_forward", "dense_backward_data")
-SINGLE_TILES = 2  # of rows, that one block takes by itself
 SHORTEST_SHARED = 16 * THREADS  # bytes; what sums over a block need
 
 
@@ -43,16 +50,13 @@ class Program:
         What one batch launches, in order.
     shared_limit : int
         The most shared memory that a block can have.
-    image_bytes : int
-        Of all memory of the engine but the data.
-    is_in_shared : bool
-        Whether that is in shared memory while batches run.
+    held : str
+        What of the engine's memory is in shared memory while batches run, as `Entry` has it.
     """
 
     plan: Plan
     shared_limit: int
-    image_bytes: int = 0
-    is_in_shared: bool = False
+    held: str = "nothing"
     steps: list[tuple[Step, int, int, int, int]] = field(default_factory=list)
     batch: list[Launch] = field(default_factory=list)
 
@@ -89,7 +93,7 @@ class Program:
     @property
     def bytes_of_shared(self) -> int:
         """Shared memory of a launch."""
-        return self.work_bytes + (self.image_bytes if self.is_in_shared else 0)
+        return self.work_bytes + bytes_held(self.plan)[self.held]
 
     @property
     def work_bytes(self) -> int:
@@ -263,15 +267,10 @@ class Program:
         """All phases in one launch: of one block for few tiles of rows, else of some that meet."""
         phases = (*passes, self.sums_phase(), *[phase for phase, _ in tail])
         is_single = row_tiles <= SINGLE_TILES
-        needed = self.work_bytes + self.image_bytes
-        self.is_in_shared = is_single and needed <= self.shared_limit
-        entry = Entry(
-            self.plan.dtype,
-            phases,
-            resident=True,
-            single=is_single,
-            in_shared=self.is_in_shared,
-        )
+        for held, nbytes in bytes_held(self.plan).items():
+            if self.work_bytes + nbytes <= self.shared_limit and (is_single or held != "everything"):
+                self.held = held  # the last one that fits
+        entry = Entry(self.plan.dtype, phases, resident=True, single=is_single, held=self.held)
         grid = 1 if is_single else max(row_tiles, self.sums_grid)
         return Launch(entry, grid, cooperative=not is_single)
 

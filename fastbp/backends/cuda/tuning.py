@@ -12,7 +12,17 @@ from fastbp.network import Network
 from fastbp.plan import Geometry, Plan
 from fastbp.plan.plan import ITEM_BYTES
 
-__all__ = ["BLOCKS_HELD", "DEPTH", "THREADS", "TileShape", "geometry", "row_tile", "tile_shape"]
+__all__ = [
+    "BLOCKS_HELD",
+    "COPIED",
+    "DEPTH",
+    "SINGLE_TILES",
+    "THREADS",
+    "TileShape",
+    "geometry",
+    "row_tile",
+    "tile_shape",
+]
 
 ALIGNMENT = 16  # bytes that a thread loads at a time
 
@@ -73,6 +83,12 @@ FUSED_SEGMENT_ROWS, LAYERED_SEGMENT_ROWS = 65_536, 16_384
 
 # Batches of so few multiply-adds take less time than the launches of their kernels.
 RESIDENT_MULTIPLY_ADDS = 4_000_000
+
+# Tiles of the rows of such a batch that one block takes by itself: to meet others takes longer.
+SINGLE_TILES = 2
+
+# Vectors of a thread that are on their way at a time where a block copies parameters: 32 KiB.
+COPIED = 8
 
 # Rows that a share of the sums of a gradient has at least: four parts of the depth.
 SHARE_ROWS = 64

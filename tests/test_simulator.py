@@ -5,7 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from simulator import Machine, SimulatedDevice, SimulationError
-from simulator.samples import every_order, make_grid_sum, make_reduction, new_counter, numbers, upload
+from simulator.samples import (
+    every_order,
+    make_grid_sum,
+    make_reduction,
+    new_counter,
+    numbers,
+    upload,
+)
 
 from fastbp.backends.cuda import language
 from fastbp.errors import DeviceError

@@ -143,7 +143,8 @@ def test_what_runs_imports_nothing_that_compiles():
 
 
 # The compiler, and what gives words their meaning with what it has.
-COMPILERS = {f"backends.cuda.{room}" for room in ("compiler", "elementary_words", "tensor_words")}
+COMPILERS = {f"backends.cuda.{room}_words" for room in ("elementary", "grid", "tensor")}
+COMPILERS |= {"backends.cuda.compiler"}
 
 
 def test_importing_the_cuda_rooms_imports_neither_their_compiler_nor_the_driver():

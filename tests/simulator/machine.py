@@ -255,7 +255,9 @@ class Machine:
             raise self.fault("grid_barrier in a launch that is not cooperative")
         number = counter[0]
         if not (counter.region.is_global and number == 0):
-            raise self.fault(f"grid_barrier counts in {counter.region.name}, where there is {number}")
+            raise self.fault(
+                f"grid_barrier counts in {counter.region.name}, where there is {number}"
+            )
         if self.counter is None:
             self.counter = counter.address
         if counter.address != self.counter:

@@ -162,7 +162,7 @@ def slab_sizes(plan: Plan, shared: Container[str] = ()) -> dict[str, int]:
 
 
 def bytes_held(plan: Plan) -> dict[str, int]:
-    """Bytes of what blocks may hold in shared memory: nothing, parameters and tables, everything."""
+    """Bytes of what blocks may hold in shared memory, from little to much; tables with either."""
     slabs, tables = slab_sizes(plan), table_sizes(plan)
     parameters = {name: nbytes for name, nbytes in slabs.items() if name in PARAMETERS}
     return {

@@ -1,9 +1,9 @@
 """Compiling kernels to machine code: the only module that touches numba-cuda-mlir.
 
 It gives the words of `language` their meaning on the device (`grid_words`, `tensor_words` and
-`elementary_words` the others, with what they import from here), turns plain Python functions into device functions,
-and emits a cubin for a named architecture; no driver and no GPU are needed. Imported where the
-cache has no code, and only there.
+`elementary_words` the others, with what they import from here), turns plain Python functions into
+device functions, and emits a cubin for a named architecture; no driver and no GPU are needed.
+Imported where the cache has no code, and only there.
 
 Pointers are LLVM's, so an index costs no wrap-around. Which memory a pointer leads to is inferred
 once everything is inlined: `as_pointer` says global, `shared_memory` says shared, and so does every
@@ -12,7 +12,6 @@ load and store of the result then.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 

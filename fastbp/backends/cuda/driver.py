@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from fastbp.backends.contract import Batch, Status
 from fastbp.backends.cuda import phases as of_weights
+from fastbp.backends.cuda.intrinsics import in_turn
 from fastbp.backends.cuda.job import Job, Program
 from fastbp.backends.cuda.language import (
     address_of,
@@ -31,7 +32,6 @@ from fastbp.backends.cuda.language import (
     store_vectors,
     thread,
 )
-from fastbp.backends.cuda.product import in_turn
 from fastbp.backends.cuda.tuning import COPIED, THREADS
 
 __all__ = [

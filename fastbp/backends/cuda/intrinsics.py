@@ -1,4 +1,4 @@
-"""Reading a kernel's row of arguments, and tuples of numbers in memory.
+"""Reading a kernel's row of arguments, tuples of numbers in memory, and loops without a loop.
 
 A row holds, for each tensor of the kernel's contract, its address, rows and padded columns, and
 then the sizes; all are int64.
@@ -10,6 +10,7 @@ from fastbp.backends.cuda.language import as_pointer, offset
 
 __all__ = [
     "height",
+    "in_turn",
     "is_present",
     "padded_columns",
     "pointer",
@@ -87,3 +88,20 @@ def writer(count):
         target[last * stride] = values[last]
 
     return write
+
+
+def in_turn(make, count):
+    """Make a function of three arguments that calls ``make(0)``, ``make(1)``, ... of `count`.
+
+    A loop that is unrolled by hand: numbers of registers have to be constants.
+    """
+    last = make(count - 1)
+    if count == 1:
+        return last
+    before = in_turn(make, count - 1)
+
+    def run(a, b, c):
+        before(a, b, c)
+        last(a, b, c)
+
+    return run

@@ -10,6 +10,7 @@ of the depth never straddles two panels of the left one.
 
 from __future__ import annotations
 
+from fastbp.backends.cuda.intrinsics import in_turn
 from fastbp.backends.cuda.language import (
     barrier,
     fill,
@@ -53,23 +54,6 @@ def pieces(elements: int, vector: int) -> int:
     return -(-elements // (vector * THREADS))
 
 
-def in_turn(make, count):
-    """Make a function of three arguments that calls ``make(0)``, ``make(1)``, ... of `count`.
-
-    A loop that is unrolled by hand: numbers of registers have to be constants.
-    """
-    last = make(count - 1)
-    if count == 1:
-        return last
-    before = in_turn(make, count - 1)
-
-    def run(a, b, c):
-        before(a, b, c)
-        last(a, b, c)
-
-    return run
-
-
 def fetch_panel(real, shape, columns):
     """Make ``fetch(values, (source, width, there, end), begin)`` and ``keep(memory, at, values)``.
 
@@ -110,9 +94,11 @@ def fetch_rows(real, shape, panel, turned):
 
     Between them they copy columns begin to begin + DEPTH of the rows first to last of a matrix in
     panels; zeros beyond both. In shared memory that is (rows, DEPTH), or turned (DEPTH, rows).
+    There the rows of each vector of columns are exchanged, those of a thread with those of another,
+    so that what a warp keeps at a time, of 8 rows and all columns, goes to different banks.
     """
     vector, stride = shape.vector, left_stride(shape)
-    rows, across = shape.rows, DEPTH // shape.vector
+    rows, high, across = shape.rows, shape.high, DEPTH // shape.vector
     count = pieces(rows * DEPTH, vector)
 
     def fetch_piece(n):
@@ -152,9 +138,10 @@ def fetch_rows(real, shape, panel, turned):
 
         def keep_turned(memory, at, values):
             piece = start + thread()
-            row, column = quotient(piece, across), remainder(piece, across) * vector
+            row, turn = quotient(piece, across), remainder(piece, across)
             if row < rows:
-                keep_numbers(memory, at + column * rows + row, values)
+                place = at + turn * vector * rows + (row ^ (turn * high))
+                keep_numbers(memory, place, values)
 
         return keep_turned if turned else keep
 
@@ -191,8 +178,11 @@ def add_products(real, shape):
     return add
 
 
-def add_transposed_products(real, shape):
-    """The same where the left factor too is (DEPTH, rows); a thread's rows are neighbours."""
+def add_transposed_products(real, shape, exchanged=False):
+    """The same where the left factor too is (DEPTH, rows); a thread's rows are neighbours.
+
+    They may be exchanged as `fetch_rows` does it.
+    """
     vector, across = shape.vector, shape.across
     high, groups, wide = shape.high, shape.groups, shape.wide
     rows, columns = shape.rows, shape.columns
@@ -235,7 +225,8 @@ def add_transposed_products(real, shape):
         t = thread()
         x, y = remainder(t, across), quotient(t, across)
         for k in range(0, DEPTH, steps):
-            places = (left_at + k * rows + y * high, right_at + k * columns + x * vector)
+            row = y ^ quotient(k, vector) if exchanged else y
+            places = (left_at + k * rows + row * high, right_at + k * columns + x * vector)
             add_rows((sums, left, right), memory, places)
 
     return add
@@ -309,7 +300,10 @@ def multiply_rows(real, shape, near):
     turned = is_large(shape) and not near
     fetch_left, keep_left, left_count = fetch_rows(real, shape, panel, turned)
     fetch_right, keep_right, right_count = fetch_panel(real, shape, shape.columns)
-    add, add_turned = add_products(real, shape), add_transposed_products(real, shape)
+    add, add_turned = (
+        add_products(real, shape),
+        add_transposed_products(real, shape, exchanged=True),
+    )
     write = spill(shape, turned)
     count, right_size = shape.high * shape.wide, DEPTH * shape.columns
     left_size = 0 if near else shape.rows * (DEPTH if turned else stride_of_left)

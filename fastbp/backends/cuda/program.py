@@ -268,7 +268,9 @@ class Program:
         phases = (*passes, self.sums_phase(), *[phase for phase, _ in tail])
         is_single = row_tiles <= SINGLE_TILES
         for held, nbytes in bytes_held(self.plan).items():
-            if self.work_bytes + nbytes <= self.shared_limit and (is_single or held != "everything"):
+            if self.work_bytes + nbytes <= self.shared_limit and (
+                is_single or held != "everything"
+            ):
                 self.held = held  # the last one that fits
         entry = Entry(self.plan.dtype, phases, resident=True, single=is_single, held=self.held)
         grid = 1 if is_single else max(row_tiles, self.sums_grid)

@@ -35,6 +35,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastbp.backends.cuda import product
+from fastbp.backends.cuda.intrinsics import in_turn
 from fastbp.backends.cuda.language import (
     fill,
     load_vectors,
@@ -48,7 +49,7 @@ from fastbp.backends.cuda.language import (
     store_vectors,
     thread,
 )
-from fastbp.backends.cuda.product import in_turn, pipelined
+from fastbp.backends.cuda.product import pipelined
 from fastbp.backends.cuda.tuning import THREADS, TileShape
 
 __all__ = ["multiply_rows", "multiply_transposed"]

@@ -30,6 +30,8 @@ from driver_names import (
 
 from fastbp.backends.cuda import device, processor
 
+OWN_SHARED_BYTES = 448  # of each function, beside what a launch asks for
+
 # What each function takes: handles by their kind, enumerations, numbers, buffers.
 TAKES = {
     "cuInit": [int],
@@ -258,7 +260,7 @@ class FakeDriver:
 
     def do_cuFuncGetAttribute(self, kind, function):
         assert kind == CUfunction_attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES
-        return 448
+        return OWN_SHARED_BYTES
 
     def do_cuFuncSetAttribute(self, function, kind, value):
         function.about["shared"][kind] = value
@@ -266,7 +268,7 @@ class FakeDriver:
     def run(self, function, grid, block, shared_bytes, places, cooperative):
         assert self.stack
         most = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        if shared_bytes > function.about["shared"].get(most, 48 * 1024):
+        if shared_bytes > function.about["shared"].get(most, 48 * 1024 - OWN_SHARED_BYTES):
             return R.CUDA_ERROR_INVALID_VALUE
         count = function.about["count"]
         pointers = ctypes.cast(places, ctypes.POINTER(ctypes.POINTER(ctypes.c_int64)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from driver_names import CUresult, Handle, Launch
-from fake_driver import driver_in_place  # noqa: F401  (the fixture `driver`)
+from fake_driver import OWN_SHARED_BYTES, driver_in_place  # noqa: F401  (the fixture `driver`)
 
 import fastbp as fb
 from fastbp.backends.cuda import device, processor
@@ -123,12 +123,12 @@ def test_arguments_arrive_in_order(gpu, driver):
 
 def test_much_shared_memory_is_asked_for_once(gpu, driver):
     handle = gpu.function(Code("forward", 0))
-    gpu.launch(handle, 1, 32, 48 * 1024, ())
+    gpu.launch(handle, 1, 32, 48 * 1024 - OWN_SHARED_BYTES, ())
     assert "cuFuncSetAttribute" not in driver.calls
-    for shared_bytes in (100_000, 50_000, 200_000):
+    for shared_bytes in (48 * 1024, 100_000, 50_000, 200_000):
         gpu.launch(handle, 1, 32, shared_bytes, ())
     assert driver.calls.count("cuFuncSetAttribute") == 2  # how much, and at the cost of the cache
-    assert list(handle.function.about["shared"].values()) == [232448 - 448, 100]
+    assert list(handle.function.about["shared"].values()) == [232448 - OWN_SHARED_BYTES, 100]
     with pytest.raises(
         fb.DeviceError,
         match=r"forward needs 232,448 bytes of shared memory, and Fake GPU 0 has 232,000",
@@ -210,6 +210,18 @@ def test_what_another_thread_drops_meanwhile_goes_at_the_next_turn(gpu, driver):
     gpu.free_bytes()
     assert not driver.memory
     assert driver.alive == []
+
+
+def test_memory_that_is_dropped_during_a_capture_goes_after_it(gpu, driver):
+    address = gpu.allocate(100)
+
+    def work():
+        gpu.free(address)  # as a garbage collection may do
+        assert driver.memory
+
+    gpu.capture(work)
+    gpu.free_bytes()
+    assert not driver.memory
 
 
 def test_time_between_events(gpu, driver):

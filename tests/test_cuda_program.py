@@ -75,6 +75,29 @@ def test_launches_of_a_batch():
         assert names(program_of(plan_of(NARROW, purpose))) == expected, purpose
 
 
+def test_resident_batches_have_one_segment():
+    """All launches of a segment are of the batch as a whole there."""
+    network = fb.mlp(1, 1)
+    assert plan_of(network, rows=65_536).way == "resident"
+    assert plan_of(network, rows=65_537).way == "fused"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("hidden", [32, 100, 200, 256])
+@pytest.mark.parametrize("inputs", [16, 33, 64, 100, 255, *range(256, 274), 320])
+def test_rows_in_shared_memory_do_not_overlap(inputs, hidden, dtype):
+    plan = plan_of(fb.mlp(inputs, hidden, 3), rows=8, dtype=dtype)
+    program = program_of(plan)
+    chain = [plan.order, *plan.propagation]
+    panel, kept = program.panel, []
+    for step, (_, writes) in zip(chain, program.near_of(chain), strict=True):
+        if writes:
+            name = step.tensors[2] if step.kernel.endswith("_loss") else step.tensors[0]
+            kept.append(program.tensor(name).columns)
+    assert kept  # at least what the hidden layer hands to the next one
+    assert all(-(-columns // panel) * panel <= program.stride for columns in kept)
+
+
 @pytest.mark.parametrize(
     ("network", "rows", "held"),
     [

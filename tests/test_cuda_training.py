@@ -100,13 +100,19 @@ def test_everything_at_once(way):
     )
 
 
-@pytest.mark.parametrize("way", ["fused", "layered"], indirect=True)
+@pytest.mark.parametrize("way", ["resident", "fused", "layered"], indirect=True)
 @pytest.mark.parametrize("batch_size", [40, 41, 100])
 def test_batches_that_come_in_segments(way, batch_size, monkeypatch):
     monkeypatch.setattr(tuning, "FUSED_SEGMENT_ROWS", 20)
     monkeypatch.setattr(tuning, "LAYERED_SEGMENT_ROWS", 20)
     X, y = problem(100)
     both(fb.mlp(3, 4, 2), X, y, optimizer=fb.SGD(0.1), epochs=1, batch_size=batch_size)
+
+
+@pytest.mark.usefixtures("racing")
+def test_inputs_that_are_a_little_too_wide_for_shared_memory():
+    X, y = problem(5, 258, 1)
+    both(fb.mlp(258, 256, 1), X, y, "float32", optimizer=fb.SGD(0.1), epochs=1, batch_size=5)
 
 
 def test_many_shares_and_panels(monkeypatch):
@@ -196,9 +202,9 @@ def test_all_device_memory_is_given_back(gpu):
 class Foreign:
     """Another package's array on the device."""
 
-    def __init__(self, device, array):
+    def __init__(self, device, array, misplaced=0):
         self.device, self.array = device, array
-        self.address = device.allocate(array.nbytes)
+        self.address = device.allocate(array.nbytes + misplaced) + misplaced
         device.upload(self.address, np.ascontiguousarray(array))
 
     @property
@@ -232,6 +238,9 @@ def test_arrays_on_the_device_are_used_where_they_lie(gpu):
     wide = Foreign(gpu, X.astype("float64"))
     assert np.array_equal(model.predict(wide), model.predict(X))
     assert np.array_equal(model.predict(wide, device="cuda"), model.predict(X, device="cuda"))
+    # One whose numbers lie across the addresses of numbers is copied, too.
+    misplaced = Foreign(gpu, X, 2)
+    assert np.array_equal(model.predict(misplaced, device="cuda"), model.predict(X, device="cuda"))
     X[3, 1] = np.nan
     with pytest.raises(ValueError, match="X: expected finite numbers; got nan at row 3, column 1"):
         fb.train(model, Foreign(gpu, X), there[1], device="cuda")

@@ -43,7 +43,7 @@ __all__ = ["CASES", "Case", "code_of_case", "load_table", "render", "row_of"]
 ROOT = Path(__file__).parents[2]
 TABLE, PAGE = ROOT / "tests" / "data" / "cuda_kernels.json", ROOT / "docs" / "cuda-kernels.md"
 DTYPES, CHIPS = ("float32", "float64"), ("sm_80", "sm_90")
-LAW_CHIP = "sm_90"  # where laws and kernels by themselves are compiled
+LAW_CHIP = "sm_90"  # where each law is compiled
 LIMITS = {"sm_80": 163 * 1024, "sm_90": 227 * 1024}  # bytes of shared memory of a block
 # The versions that the table was made with: others may give out registers in another way.
 PACKAGES = ("numba-cuda-mlir", "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cuda-nvcc")
@@ -76,8 +76,6 @@ TILES = {
     ],
     "float64": [(32, (16, 32, 64), (FAR, NEAR)), (64, (16, 32, 64), (FAR, NEAR))],
 }
-# In none of the launches for sm_80.
-UNUSED = ("store_rows", "multiply_cotangent", "cross_entropy_loss")
 SQUARES = {"float32": (32, 64, 128), "float64": (32, 64)}
 PRECISIONS = ("tf32", "bf16")  # of factors on tensor cores
 
@@ -162,7 +160,7 @@ def shared_bytes(kernel: Kernel, dtype: str) -> int:
     return max(staged, rows * columns, columns * (columns + 1)) * ITEM_BYTES[dtype]
 
 
-def alone(kernel: Kernel, dtype: str, chip: str = LAW_CHIP, law: str = "", **more: Any) -> Case:
+def alone(kernel: Kernel, dtype: str, chip: str, law: str = "", **more: Any) -> Case:
     """A kernel by itself."""
     rows, columns = kernel.tile
     name = f"{kernel.name} {law}".rstrip()
@@ -240,11 +238,6 @@ def products(dtype: str) -> list[Kernel]:
     return found
 
 
-def large_products() -> list[Kernel]:
-    """The largest tiles, which are in none of the launches for sm_80."""
-    return [kernel for kernel in products("float32") if kernel.tile == (128, 128)]
-
-
 @functools.cache
 def cases() -> dict[str, Case]:
     """All compilations by key, the longest first."""
@@ -256,19 +249,16 @@ def cases() -> dict[str, Case]:
                     found += launches(name, dtype, chip)
     for chip in CHIPS:
         found += frames("float32", chip)
+    tile = (32, 32)
     for dtype in DTYPES:
-        tile = (32, 32)
-        found += [alone(kernel, dtype) for kernel in products(dtype)]
-        if dtype == "float32":
-            found += [alone(kernel, dtype, "sm_80") for kernel in large_products()]
+        for chip in CHIPS:
+            found += [alone(kernel, dtype, chip) for kernel in products(dtype)]
+            for kernel in other_kernels(tile):
+                name = "bias" if ("is_weight", 0) in kernel.numbers else ""
+                found.append(alone(kernel, dtype, chip, law=name))
         for member in members():
             for name, kernel in with_law(member, tile):
-                found.append(alone(kernel, dtype, law=name, in_table=False))
-        for kernel in other_kernels(tile):
-            name = "bias" if ("is_weight", 0) in kernel.numbers else ""
-            found.append(alone(kernel, dtype, law=name))
-            if kernel.name in UNUSED:
-                found.append(alone(kernel, dtype, "sm_80"))
+                found.append(alone(kernel, dtype, LAW_CHIP, law=name, in_table=False))
     return {case.key: case for case in found}
 
 

@@ -22,9 +22,10 @@ def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "warmup",
-        help="compile all kernels into the cache",
-        description="Compile the kernels of the named settings, all of them by default, and keep "
-        "them on disk. Later processes read them from there and start at once.",
+        help="compile all kernels of the processor into the cache",
+        description="Compile the kernels of the named settings, all of them by default, for this "
+        "processor, and keep them on disk. Later processes read them from there and start at once. "
+        "Those of a GPU are compiled, and kept, when a network first runs there.",
         formatter_class=Formatter,
     )
     parser.add_argument("--dtypes", default=",".join(DTYPES), help="separated by commas")

@@ -205,7 +205,9 @@ class Plan:
         if max(self.network.sizes[1:]) > geometry.fused_columns:
             return "layered"
         is_small = self.multiply_adds <= geometry.resident_multiply_adds
-        return "resident" if is_small and self.purpose == "train" else "fused"
+        # Such a launch has no turn for the segments of a batch.
+        is_whole = self.batch_rows <= self.segment_rows
+        return "resident" if self.purpose == "train" and is_small and is_whole else "fused"
 
     @property
     def row_block(self) -> int:

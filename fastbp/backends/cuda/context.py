@@ -84,17 +84,17 @@ class Turn:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[bool]:
-        """The turn if it can be had without waiting; whether that was so.
+        """The turn if it can be had without waiting, and is not within another; whether that is so.
 
         What a garbage collector does must not wait: the thread in which it runs may hold a lock
-        that the thread whose turn it is waits for.
+        that the thread whose turn it is waits for. Nor may it come amid what that thread is doing.
         """
         if not self.lock.acquire(blocking=False):
             yield False
             return
         try:
             with self:
-                yield True
+                yield len(self.pushed) == 1
         finally:
             self.lock.release()
 

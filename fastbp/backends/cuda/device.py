@@ -22,7 +22,7 @@ from fastbp.errors import DeviceError
 
 __all__ = ["Device", "Entry", "Event", "Graph", "Kernel", "device"]
 
-SHARED_BYTES_OF_ALL = 48 * 1024  # what a kernel may have without asking for more
+SHARED_BYTES_OF_ALL = 48 * 1024  # what a kernel may have, its own included, without asking
 MOST_ARGUMENTS = 512  # CUDA allows 4 KiB of them on every device
 
 
@@ -42,10 +42,13 @@ class Entry(Protocol):
 class Kernel:
     """A kernel that is loaded on a device."""
 
-    def __init__(self, symbol: str, function: Any, code: bytes, most_shared_bytes: int) -> None:
+    def __init__(
+        self, symbol: str, function: Any, code: bytes, own_bytes: int, most_shared_bytes: int
+    ) -> None:
         self.symbol = symbol
         self.function = function
         self.code = code  # kept: the driver may load it as late as at the first launch
+        self.own_bytes = own_bytes  # of shared memory, beside what a launch asks for
         self.most_shared_bytes = most_shared_bytes
         self.has_opted_in = False
         self.configurations: dict[tuple[int, int, int], Any] = {}  # of cooperative launches
@@ -170,7 +173,7 @@ class Device(Context):
         """
         if address and not self.is_gone():
             with self.turn.at_once() as has_turn:
-                if has_turn:
+                if has_turn:  # and not amid another call, or while launches are recorded
                     self.call("cuMemFree", address)
                 else:
                     self.discarded.append(("cuMemFree", address))
@@ -226,7 +229,7 @@ class Device(Context):
             function = self.call("cuModuleGetFunction", module, symbol.encode())
             kind = self.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES
             static = int(self.call("cuFuncGetAttribute", kind, function))
-        return Kernel(symbol, function, code, self.shared_bytes - static)
+        return Kernel(symbol, function, code, static, self.shared_bytes - static)
 
     def prepare(self, kernel: Kernel, shared_bytes: int) -> None:
         """Allow a kernel all of the dynamic shared memory that there is, once it needs much."""
@@ -235,7 +238,7 @@ class Device(Context):
                 f"cuda:{self.ordinal}: {kernel.symbol} needs {shared_bytes:,} bytes of shared "
                 f"memory, and {self.name} has {kernel.most_shared_bytes:,} for it"
             )
-        if shared_bytes <= SHARED_BYTES_OF_ALL or kernel.has_opted_in:
+        if shared_bytes + kernel.own_bytes <= SHARED_BYTES_OF_ALL or kernel.has_opted_in:
             return
         kinds = self.driver.CUfunction_attribute
         for kind, value in (
@@ -314,7 +317,7 @@ class Device(Context):
             Launches, fills and copies within the device; whatever waits for the device fails.
         """
         with self.turn:  # held throughout, so that no other thread's work gets into the graph
-            # Relaxed: the garbage collector may free memory meanwhile, and a kernel be loaded.
+            # Relaxed: a kernel may be loaded meanwhile.
             mode = self.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
             self.call("cuStreamBeginCapture", self.stream, mode)
             try:

@@ -25,7 +25,7 @@ from fastbp.plan import Plan, Step
 __all__ = ["Engine"]
 
 OUTPUT = "data.outputs"  # the data tensor that is written
-RESERVED_SHARED = 1024  # bytes of shared memory that are left to the compiler
+RESERVED_SHARED = 2048  # bytes of shared memory that are left to the compiler and the system
 
 
 class Engine:

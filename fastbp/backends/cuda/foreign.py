@@ -120,6 +120,8 @@ def same_array(value: Any, array: NDArray[Any], device: Any) -> DeviceArray | No
     found = as_device_array(value, device)
     if found is None or found.strides is not None or found.dtype != array.dtype:
         return None
+    if found.address % array.itemsize:  # a GPU cannot read numbers that lie so
+        return None
     return found if math.prod(found.shape) == array.size else None
 
 

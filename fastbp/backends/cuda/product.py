@@ -220,12 +220,22 @@ def add_transposed_products(real, shape, exchanged=False):
     steps = 2 if is_large(shape) else 4
     add_rows = in_turn(step, steps)
 
+    if exchanged:
+
+        def row_of(y, k):
+            return y ^ quotient(k, vector)
+
+    else:
+
+        def row_of(y, k):
+            return y
+
     def add(sums, memory, left_at, right_at):
         left, right = registers(high, real), registers(wide, real)
         t = thread()
         x, y = remainder(t, across), quotient(t, across)
         for k in range(0, DEPTH, steps):
-            row = y ^ quotient(k, vector) if exchanged else y
+            row = row_of(y, k)
             places = (left_at + k * rows + row * high, right_at + k * columns + x * vector)
             add_rows((sums, left, right), memory, places)
 

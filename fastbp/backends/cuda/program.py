@@ -160,7 +160,7 @@ class Program:
             reads = is_near and step.kernel in PRODUCTS
             target = "delta" if step.kernel.endswith("_loss") else None
             name = step.tensors[2] if target else step.tensors[0]
-            fits = self.is_fused and self.tensor(name).columns < self.stride
+            fits = self.is_fused and self.tensor(name).columns <= self.plan.geometry.fused_columns
             goes_on = after is not None and after.kernel in PRODUCTS
             # The delta starts anew at the loss: outputs are read there from global memory.
             writes = fits and goes_on and step.kernel != "order_rows"

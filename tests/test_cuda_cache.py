@@ -260,6 +260,7 @@ def test_one_line_while_compiling_takes_long(compiler, monkeypatch, caplog):
         codes.code_of(PLAIN, CHIP)
     (record,) = caplog.records
     assert "compiling kernels for this GPU (now propagate, float32, Tanh.law)" in record.message
+    assert record.message.endswith("from the cache")  # `fastbp warmup` compiles for the processor
 
 
 # With the compiler itself, in processes of their own.

@@ -10,6 +10,7 @@ from driver_names import CUresult, Handle, Launch
 from fake_driver import OWN_SHARED_BYTES, driver_in_place  # noqa: F401  (the fixture `driver`)
 
 import fastbp as fb
+from fastbp.backends import choose
 from fastbp.backends.cuda import device, processor
 from fastbp.backends.cuda.device import Device
 from fastbp.backends.cuda.foreign import as_device_array
@@ -320,6 +321,20 @@ def test_a_failure_is_noticed_wherever_it_shows(gpu, driver, name):
         gpu.ordinal_of(gpu.allocate(8))
     assert gpu.unusable
     assert gpu.turn.lock.acquire(blocking=False)
+
+
+def test_a_failed_device_is_not_offered_again(driver):
+    gpu = device.device(0)
+    assert choose.why_not_cuda(0) == ""
+    driver.fails["cuStreamSynchronize"] = CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+    with pytest.raises(fb.DeviceError):
+        gpu.synchronize()
+    assert "cuda:0 cannot be used any more" in choose.why_not_cuda(0)
+    assert choose.why_not_cuda(1) == choose.why_not_cuda() == ""
+    assert choose.resolve_device("auto", choose.AUTO_MULTIPLY_ADDS) == "cpu"
+    with pytest.raises(fb.DeviceError, match="device: cuda is not available: cuda:0 cannot"):
+        choose.resolve_device("cuda")
+    assert choose.resolve_device("cuda:01") == "cuda:1"
 
 
 def test_a_forked_child_is_refused(driver, monkeypatch):

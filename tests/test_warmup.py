@@ -64,7 +64,7 @@ def test_a_library_call_does_the_same():
 
 def test_one_line_while_compiling_takes_long(caplog, monkeypatch):
     monkeypatch.setattr(Notice, "PATIENCE", 0.05)
-    notice = Notice()
+    notice = Notice("processor", ", and so on")
     with caplog.at_level(logging.WARNING, logger="fastbp"):
         with notice.about("quick"):
             pass
@@ -73,5 +73,6 @@ def test_one_line_while_compiling_takes_long(caplog, monkeypatch):
             with notice.about(name):
                 time.sleep(0.15)
     (record,) = caplog.records
-    assert "compiling" in record.message
+    assert "compiling kernels for this processor" in record.message
+    assert record.message.endswith("from the cache, and so on")
     assert "first" in record.message

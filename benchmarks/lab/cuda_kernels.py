@@ -120,17 +120,21 @@ class Case:
 # Cases.
 
 
-def launches(name: str, dtype: str, chip: str) -> list[Case]:
-    """What a training step of a network launches."""
+def launches(name: str, dtype: str, chip: str, purpose: str = "train") -> list[Case]:
+    """What a batch of a network launches."""
     network, rows, loss, clip_norm = NETWORKS[name]
-    shapes = geometry(network, dtype)
-    chosen = {"loss": Loss.resolve(loss), "optimizer": fb.Adam(), "clip_norm": clip_norm}
-    plan = build_plan(network, "train", dtype, rows, shapes, **chosen)
+    chosen: dict[str, Any] = {}
+    if purpose not in {"predict", "vjp"}:
+        chosen["loss"] = Loss.resolve(loss)
+    if purpose == "train":
+        chosen |= {"optimizer": fb.Adam(), "clip_norm": clip_norm}
+    plan = build_plan(network, purpose, dtype, rows, geometry(network, dtype), **chosen)
     program = Program(plan, LIMITS[chip] - RESERVED_SHARED)
+    what = "" if purpose == "train" else f" for {purpose}"
     found: dict[str, Case] = {}
     for entry in dict.fromkeys(launch.entry for launch in program.batch):
         phases = [phase.name for phase in entry.phases]
-        title = f"{plan.way} {name}: {'all' if entry.resident else phases[0]}"
+        title = f"{plan.way} {name}{what}: {'all' if entry.resident else phases[0]}"
         if plan.way == "layered" and phases == ["propagate"]:
             title += f" {entry.phases[0].kernels[-1].name}"
         # The first of those that differ in their law.
@@ -139,9 +143,10 @@ def launches(name: str, dtype: str, chip: str) -> list[Case]:
 
 
 def frames(dtype: str, chip: str) -> list[Case]:
-    """What runs many batches in one launch, around phases that do little."""
+    """What runs batches in one launch, around phases that do little, and what does little."""
     phases = (Phase("propagate", (Kernel("order_rows"),), 32), Phase("advance"))
-    found = []
+    segment = Entry(dtype, (Phase("next_segment"),))
+    found = [Case("next_segment", segment, dtype, chip, in_table=False)]
     for held in ("nothing", "parameters", "everything"):
         for single in (False, True):
             if single or held != "everything":
@@ -160,7 +165,7 @@ def shared_bytes(kernel: Kernel, dtype: str) -> int:
     return max(staged, rows * columns, columns * (columns + 1)) * ITEM_BYTES[dtype]
 
 
-def alone(kernel: Kernel, dtype: str, chip: str, law: str = "", **more: Any) -> Case:
+def alone(kernel: Kernel, dtype: str, chip: str, law: str = "") -> Case:
     """A kernel by itself."""
     rows, columns = kernel.tile
     name = f"{kernel.name} {law}".rstrip()
@@ -169,7 +174,7 @@ def alone(kernel: Kernel, dtype: str, chip: str, law: str = "", **more: Any) -> 
     name += " near" if kernel.near == NEAR else ""
     if kernel.precision != "float32":
         name += f" {kernel.precision}"
-    return Case(name, kernel, dtype, chip, shared_bytes(kernel, dtype), **more)
+    return Case(name, kernel, dtype, chip, shared_bytes(kernel, dtype))
 
 
 def with_law(member: Any, tile: tuple[int, int]) -> list[tuple[str, Kernel]]:
@@ -247,6 +252,9 @@ def cases() -> dict[str, Case]:
             for chip in CHIPS:
                 if (dtype, chip) not in LEFT_OUT.get(name, ()):
                     found += launches(name, dtype, chip)
+    for dtype, chip in zip(DTYPES, reversed(CHIPS), strict=True):
+        for purpose in ("predict", "evaluate", "gradient", "input_gradient", "vjp"):
+            found += launches("17-256-256-6", dtype, chip, purpose)
     for chip in CHIPS:
         found += frames("float32", chip)
     tile = (32, 32)
@@ -258,8 +266,11 @@ def cases() -> dict[str, Case]:
                 found.append(alone(kernel, dtype, chip, law=name))
         for member in members():
             for name, kernel in with_law(member, tile):
-                found.append(alone(kernel, dtype, LAW_CHIP, law=name, in_table=False))
-    return {case.key: case for case in found}
+                found.append(alone(kernel, dtype, LAW_CHIP, law=name))
+    once: dict[Any, Case] = {}
+    for case in found:
+        once.setdefault((case.what, case.dtype, case.chip), case)
+    return {case.key: case for case in once.values()}
 
 
 CASES = cases()
@@ -333,10 +344,12 @@ def save_table(table: dict[str, Any]) -> None:
 INTRODUCTION = """# The CUDA kernels in machine code
 
 `python -m benchmarks.lab.cuda_kernels` compiles them and writes this page from what NVIDIA's tools
-read in the code; no GPU is needed, and nothing here is a measured time. The tests compile the same
-and fail where a kernel needs more registers, or fewer of its blocks fit on a multiprocessor, than
-`tests/data/cuda_kernels.json` says, where it has a stack, or where float32 code calculates in
-float64.
+read in the code (extra `cuda-test`); no GPU is needed, and nothing here is a measured time. The
+tests compile the same and fail where a kernel needs more registers, or fewer of its blocks fit on a
+multiprocessor, than `tests/data/cuda_kernels.json` says, where it has a stack, or where float32 code
+calculates in float64. The latter is said of all kernels but the sums over rows and tiles, the
+squares of a gradient and the law of a step, which are float64 on purpose, and of what is launched
+with them.
 
 Registers are of a thread, of which a block has {threads}; shared memory is what a launch asks for,
 in KiB; blocks are those that a multiprocessor holds at a time. The instructions counted stand in

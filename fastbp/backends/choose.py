@@ -94,7 +94,12 @@ def why_not_cuda(ordinal: int | None = None) -> str:
     """Why CUDA, or a GPU by its number, cannot be used; empty if it can."""
     from fastbp.backends.cuda.processor import why_not
 
-    return why_not(ordinal)
+    reason = why_not(ordinal)
+    if reason or ordinal is None:
+        return reason
+    from fastbp.backends.cuda.device import failure_of
+
+    return failure_of(ordinal)
 
 
 def check_precision(precision: str, dtype: str) -> None:
@@ -162,7 +167,7 @@ def resolve_device(device: str, multiply_adds: int = 0, precision: str = "float3
     if device == "auto" and precision == "float32":
         wins = multiply_adds >= AUTO_MULTIPLY_ADDS
         return "cuda:0" if wins and not why_not_cuda(0) else "cpu"
-    return "cuda:0" if device in {"auto", "cuda"} else device
+    return "cpu" if device == "cpu" else f"cuda:{int(device.partition(':')[2] or 0)}"
 
 
 def cuda_device(name: str) -> Any:

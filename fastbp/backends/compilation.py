@@ -78,12 +78,14 @@ class Notice:
     ----------
     machine : str
         What the code is for.
+    advice : str
+        What else there is to say.
     """
 
     PATIENCE = 1.0
 
-    def __init__(self, machine: str = "processor") -> None:
-        self.machine = machine
+    def __init__(self, machine: str, advice: str = "") -> None:
+        self.machine, self.advice = machine, advice
         self.spent = 0.0
         self.said = False
 
@@ -109,7 +111,8 @@ class Notice:
             self.said = True
             logger.warning(
                 "fastbp: compiling kernels for this %s (now %s); later processes read them from "
-                "the cache, and `fastbp warmup` fills it",
+                "the cache%s",
                 self.machine,
                 name,
+                self.advice,
             )

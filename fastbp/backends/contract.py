@@ -6,15 +6,19 @@ A kernel works on the rows ``first <= row < last`` of its first tensor (those th
 ignore them). A batch comes in segments of rows, so that a batch of any size needs the memory of one
 segment; gradients add up from segment to segment.
 
-Matrices of the plan lie in panels: the columns 0 to P - 1 of all rows, then the next P, and so on,
-where P numbers are 256 bytes; the last panel is as many lines of 64 bytes wide as it needs. Columns
-beyond the matrix's own are padding and hold zeros before and after every kernel. The kernels of the
-weight pass count rows through all panels of a parameter: row r of panel p is number p * rows + r.
+Matrices of the plan lie in panels: the columns 0 to P - 1 of all rows, then the next P, and so on;
+the last panel is as many lines wide as it needs. The plan's geometry says how long both are: on the
+CPU a panel has 256 bytes and a line 64; on a GPU a panel has 32, 64 or 128 numbers and a line 16
+bytes. Columns beyond the matrix's own are padding and hold zeros before and after every kernel. The
+kernels of the weight pass count rows through all panels of a parameter: row r of panel p is number
+p * rows + r.
 
 Every sum that ends in an element of a matrix runs in an order that is fixed by the shapes of the
 network: for dense layers one chain of fused multiply-adds in ascending order of the summed index;
-for the outputs of a thin layer one such chain for each lane of a line (64 bytes), and then the sum
-of these in a fixed tree. So it does not depend on how the rows are divided.
+for the outputs of a thin layer on the CPU one such chain for each lane of a line, and then the sum
+of these in a fixed tree. So it does not depend on how the rows are divided among threads. A GPU
+cuts the rows of a batch, where a sum is over them, into shares that depend on the plan alone: a
+chain for each, and the sum of these in their order.
 
 Where the rows of a batch lie in lanes (kernels ``_in_lanes``), a matrix has a row for each feature
 or unit and a column for each row of the batch, so that panels hold rows of the batch: 64 of float32

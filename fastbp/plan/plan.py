@@ -229,11 +229,11 @@ class Plan:
 
     def __str__(self) -> str:
         precision = self.geometry.precision
+        blocks = "" if self.geometry.is_grid else f" and blocks of {self.row_block}"
         lines = [
             f"{self.purpose} plan: {self.network}",
             f"dtype {self.dtype}, batches of up to {self.batch_rows} rows in segments of "
-            f"{self.segment_rows} and blocks of {self.row_block}, "
-            f"{self.multiply_adds:,} multiply-adds a batch",
+            f"{self.segment_rows}{blocks}, {self.multiply_adds:,} multiply-adds a batch",
             *([f"{self.way}: {WAYS[self.way]}"] if self.way else []),
             *([f"factors of products in {precision}"] if precision != "float32" else []),
             "",

@@ -128,7 +128,7 @@ class Functions:
         self.compiled: list[Function] = []  # those that the cache did not have
         self.lock = threading.RLock()
         self.loader: Loader | None = None
-        self.notice = Notice("processor")
+        self.notice = Notice("processor", ", and `fastbp warmup` fills it")
 
     def after_fork_in_child(self) -> None:
         """The lock may have been held by a thread that this process does not have."""

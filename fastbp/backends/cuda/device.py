@@ -20,7 +20,7 @@ from fastbp.backends.cuda.context import Context
 from fastbp.backends.cuda.processor import FORKED, forked_after_use
 from fastbp.errors import DeviceError
 
-__all__ = ["Device", "Entry", "Event", "Graph", "Kernel", "device"]
+__all__ = ["Device", "Entry", "Event", "Graph", "Kernel", "device", "failure_of"]
 
 SHARED_BYTES_OF_ALL = 48 * 1024  # what a kernel may have, its own included, without asking
 MOST_ARGUMENTS = 512  # CUDA allows 4 KiB of them on every device
@@ -368,6 +368,12 @@ class Opened:
 OPENED = Opened()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=OPENED.after_fork_in_child)
+
+
+def failure_of(ordinal: int) -> str:
+    """Why a device that this process has opened cannot be used any more; else empty."""
+    found = OPENED.devices.get(ordinal)
+    return found.unusable if found is not None else ""
 
 
 def device(ordinal: int) -> Device:

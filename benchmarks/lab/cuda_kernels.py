@@ -346,10 +346,10 @@ INTRODUCTION = """# The CUDA kernels in machine code
 `python -m benchmarks.lab.cuda_kernels` compiles them and writes this page from what NVIDIA's tools
 read in the code (extra `cuda-test`); no GPU is needed, and nothing here is a measured time. The
 tests compile the same and fail where a kernel needs more registers, or fewer of its blocks fit on a
-multiprocessor, than `tests/data/cuda_kernels.json` says, where it has a stack, or where float32 code
-calculates in float64. The latter is said of all kernels but the sums over rows and tiles, the
-squares of a gradient and the law of a step, which are float64 on purpose, and of what is launched
-with them.
+multiprocessor, than `tests/data/cuda_kernels.json` says, where it has a stack, or where code of
+float32 calculates in float64. The latter is said of all kernels but the sums over rows and tiles,
+the squares of a gradient and the law of a step, which are float64 on purpose, and of what is
+launched with them.
 
 Registers are of a thread, of which a block has {threads}; shared memory is what a launch asks for,
 in KiB; blocks are those that a multiprocessor holds at a time. The instructions counted stand in

@@ -153,6 +153,8 @@ def as_weights(
 
     Only their ratios matter, so they are scaled by a power of two, exactly, to a largest one
     between 1/2 and 1: neither they nor their products with a loss leave the range of the dtype.
+    Those that are subnormal after that become zero, on every device: some processors take them for
+    zeros and some do not, and one by a sum of such weights is no number of the dtype.
 
     Raises
     ------
@@ -175,6 +177,7 @@ def as_weights(
         raise ValueError(f"{argument}: expected a weight above 0 somewhere; got zeros only")
     _, exponent = np.frexp(weights.max())
     scaled: NDArray[Any] = np.ldexp(weights, -exponent).astype(dtype)
+    scaled[scaled < np.finfo(scaled.dtype).smallest_normal] = 0
     return scaled
 
 

@@ -85,6 +85,7 @@ OPTIONS = {
     "batch_size": "--batch-size",
     "patience": "--patience",
     "device": "--device",
+    "precision": "--precision",
     "threads": "--threads",
 }
 

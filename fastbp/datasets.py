@@ -72,12 +72,14 @@ def prepare_data(
     targets = as_targets(y, loss, inputs.shape[0], outputs, raw_dtype)
     weights = as_weights(sample_weight, inputs.shape[0], dtype)
     held_out: tuple[Any, Any, Any] | None = None
+    held_sources: dict[str, Any] = {}
     if isinstance(validation, tuple | list):
         if len(validation) not in {2, 3}:
             raise ValueError(
                 f"validation: expected (X, y) or (X, y, sample_weight); got {len(validation)} items"
             )
         weights_too = validation[2] if len(validation) > 2 else None
+        held_sources = {"inputs": validation[0], "targets": validation[1]}
         held_out = (host_array(validation[0]), host_array(validation[1]), host_array(weights_too))
     elif validation is not None:
         finite("validation", validation)
@@ -101,9 +103,13 @@ def prepare_data(
         return Data(ready, target, as_weights(weight, rows, dtype, names[2]))
 
     training = prepared(inputs, targets, weights, ("X", "y", "sample_weight"))
-    if scaling is None and (held_out is None or isinstance(validation, tuple | list)):
+    is_unchanged = scaling is None and (held_out is None or bool(held_sources))
+    if is_unchanged:
         training = replace(training, sources=sources)
     if held_out is None:
         return training, None, scaling
     names = ("validation[0]", "validation[1]", "validation[2]")
-    return training, prepared(*held_out, names), scaling
+    validating = prepared(*held_out, names)
+    if is_unchanged:
+        validating = replace(validating, sources=held_sources)
+    return training, validating, scaling

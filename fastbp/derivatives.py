@@ -44,6 +44,7 @@ class Derivatives:
         y : array (rows, outputs), or (rows,) for one output or integer labels
         loss : str or Loss
         sample_weight : array (rows,), optional
+            As for `fastbp.train`.
         device : str
             As for `fastbp.train`.
 
@@ -56,6 +57,8 @@ class Derivatives:
         ------
         TypeError, ValueError
             For arrays of the wrong kind or shape, and for targets that the loss does not allow.
+        DeviceError
+            For a device that is not to be had, has too little memory, or fails.
         """
         resolved = Loss.resolve(loss)
         data = self._data(X, y, resolved, sample_weight)
@@ -89,7 +92,7 @@ class Derivatives:
 
         Raises
         ------
-        TypeError, ValueError
+        TypeError, ValueError, DeviceError
             As for `loss`.
         """
         resolved = Loss.resolve(loss)
@@ -123,7 +126,7 @@ class Derivatives:
 
         Raises
         ------
-        TypeError, ValueError
+        TypeError, ValueError, DeviceError
             As for `loss`.
         """
         resolved = Loss.resolve(loss)
@@ -155,11 +158,22 @@ class Derivatives:
         ------
         TypeError, ValueError
             For arrays of the wrong kind or shape, NaN or infinity.
+        DeviceError
+            For a device that is not to be had, has too little memory, or fails.
         """
         inputs = self._inputs(X)
         rows, outputs = inputs.shape[0], self.network.outputs
         cotangents = as_cotangents(host_array(v), rows, outputs, self.dtype)
-        return self._by_raw_inputs(self._vjp(inputs, self._by_raw_outputs(cotangents), device))
+        gradient = np.empty_like(inputs)
+        data = {
+            "inputs": inputs,
+            "cotangent": self._by_raw_outputs(cotangents),
+            "outputs": gradient,
+        }
+        sources = self._sources(X, cotangent=v)
+        with self._engines.run("vjp", self._parameters, data, None, device, sources):
+            pass
+        return self._by_raw_inputs(gradient)
 
     def jacobian(self, X: Any, *, device: str = "cpu") -> NDArray[Any]:
         """The derivatives of the outputs by the inputs, for every row.
@@ -178,15 +192,28 @@ class Derivatives:
         ------
         TypeError, ValueError
             For arrays of the wrong kind or shape, NaN or infinity.
+        DeviceError
+            For a device that is not to be had, has too little memory, or fails.
         """
         inputs = self._inputs(X)
         rows, outputs = inputs.shape[0], self.network.outputs
         jacobian = np.empty((rows, outputs, inputs.shape[1]), dtype=self.dtype)
-        for j in range(outputs):
-            unit = np.zeros((rows, outputs), dtype=self.dtype)
-            unit[:, j] = 1
-            gradient = self._vjp(inputs, self._by_raw_outputs(unit), device)
-            jacobian[:, j, :] = self._by_raw_inputs(gradient)
+        gradient = np.empty_like(inputs)
+
+        def unit(j: int) -> NDArray[Any]:
+            """The cotangents of output j."""
+            cotangents = np.zeros((rows, outputs), dtype=self.dtype)
+            cotangents[:, j] = 1
+            return self._by_raw_outputs(cotangents)
+
+        data = {"inputs": inputs, "cotangent": unit(0), "outputs": gradient}
+        sources = self._sources(X)
+        with self._engines.run("vjp", self._parameters, data, None, device, sources) as engine:
+            for j in range(outputs):
+                if j > 0:  # everything else is where it was for the first one
+                    engine.bind("data.cotangent", unit(j))
+                    engine.run_all(rows)
+                jacobian[:, j, :] = self._by_raw_inputs(gradient)
         return jacobian
 
     # Helpers.
@@ -206,13 +233,6 @@ class Derivatives:
             "weights": as_weights(host_array(sample_weight), rows, self.dtype),
         }
 
-    def _vjp(self, inputs: NDArray[Any], cotangents: NDArray[Any], device: str) -> NDArray[Any]:
-        gradient = np.empty_like(inputs)
-        data = {"inputs": inputs, "cotangent": cotangents, "outputs": gradient}
-        with self._engines.run("vjp", self._parameters, data, device=device):
-            pass
-        return gradient
-
     def _by_raw_inputs(self, gradient: NDArray[Any]) -> NDArray[Any]:
         """Chain rule through the input scaling, in place."""
         if self.scaling is not None:
@@ -225,6 +245,8 @@ class Derivatives:
             return cotangents
         return np.ascontiguousarray(cotangents * self.scaling.target_scale, dtype=self.dtype)
 
-    def _sources(self, X: Any, y: Any = None) -> dict[str, Any]:
+    def _sources(self, X: Any, y: Any = None, cotangent: Any = None) -> dict[str, Any]:
         """What the data tensors were made from, where no scaling changed it."""
-        return {} if self.scaling is not None else {"inputs": X, "targets": y}
+        if self.scaling is not None:
+            return {}
+        return {"inputs": X, "targets": y, "cotangent": cotangent}

@@ -15,13 +15,33 @@ from fastbp.network import Network
 from fastbp.plan import build_plan, passes_of
 from fastbp.scaling import Scaling
 
-__all__ = ["FEW_ROWS", "Engines"]
+__all__ = ["FEW_ROWS", "Engines", "device_for"]
 
 # Rows that one batch holds at most; small requests get small buffers.
 CHUNKS = (1, 32, 1024)
 GPU_CHUNKS = (64, 1024, 16_384)
 FEW_ROWS = 32
 MOST_KEPT = 12
+
+
+def device_for(device: str, network: Network, purpose: str, rows: int) -> str:
+    """The device on which a call that is no training runs: ``"cpu"`` or ``"cuda:N"``.
+
+    Parameters
+    ----------
+    device : str
+        As for `fastbp.train`.
+    network : Network
+    purpose : str
+        Of the plan.
+    rows : int
+
+    Raises
+    ------
+    TypeError, ValueError, DeviceError
+        For what is no device, and for one that is not to be had.
+    """
+    return resolve_device(device, passes_of(purpose) * rows * network.parameter_count)
 
 
 class Engines:
@@ -104,17 +124,24 @@ class Engines:
             As for `fastbp.train`.
         sources : mapping of str to object
             What data was made from without any change of its numbers.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what is no device.
+        DeviceError
+            For a device that is not to be had, has too little memory, or fails.
         """
         inputs = data["inputs"]
         assert inputs is not None
         rows = inputs.shape[0]
-        where = resolve_device(device, passes_of(purpose) * rows * self.network.parameter_count)
+        where = device_for(device, self.network, purpose, rows)
         with self.lock:
             engine = self.get(purpose, rows, loss, where)
-            engine.load_parameters(parameters)
             try:
                 for name, array in data.items():
                     engine.bind(f"data.{name}", array, (sources or {}).get(name))
+                engine.load_parameters(parameters)
                 engine.run_all(rows)
                 yield engine
             finally:

@@ -86,24 +86,32 @@ class Run:
             clip_norm=settings.clip_norm,
             clip_value=settings.clip_value,
         )
-        self.engine = create_engine(plan, settings.device, settings.threads)
-        self.evaluator = None
-        if held_out is not None:
-            rows = min(held_out.rows, EVALUATION_ROWS)
-            evaluation = build_plan(network, "evaluate", dtype, rows, shapes, loss=settings.loss)
-            self.evaluator = create_engine(
-                evaluation, settings.device, settings.threads, {"parameters": self.engine}
-            )
-            bind(self.evaluator, held_out)
-        bind(self.engine, training)
+        self.engine: Any = None
+        self.evaluator: Any = None
         self.rates: NDArray[np.float64] | None = None
         self.history: list[np.void] = []
         self.watched: list[float] = []
-        self.engine.load_parameters(model.parameters)
-        # Copies of the engine's parameters: of the best epoch, the last one, and one to write to.
-        self.best, self.last_good, self.current = (self.engine.snapshot() for _ in range(3))
         self.best_epoch = 0
         self.training_seconds = 0.0
+        try:
+            self.engine = create_engine(plan, settings.device, settings.threads)
+            if held_out is not None:
+                rows = min(held_out.rows, EVALUATION_ROWS)
+                evaluation = build_plan(
+                    network, "evaluate", dtype, rows, shapes, loss=settings.loss
+                )
+                self.evaluator = create_engine(
+                    evaluation, settings.device, settings.threads, {"parameters": self.engine}
+                )
+                bind(self.evaluator, held_out)
+            bind(self.engine, training)
+            # A GPU's engine takes memory only now, when it knows of all that will need some.
+            self.engine.load_parameters(model.parameters)
+            # Copies of the engine's parameters: of the best epoch, the last one, one to write to.
+            self.best, self.last_good, self.current = (self.engine.snapshot() for _ in range(3))
+        except BaseException:  # whoever keeps the exception would keep the engines' memory, too
+            self.close()
+            raise
 
     def train(self, display: NoProgress) -> TrainResult:
         """Run the epochs; the model has usable parameters however this ends."""
@@ -145,9 +153,9 @@ class Run:
 
     def close(self) -> None:
         """Give back what the engines hold besides themselves; the copies of parameters stay."""
-        if self.evaluator is not None:
-            self.evaluator.close()
-        self.engine.close()
+        for engine in (self.evaluator, self.engine):
+            if engine is not None:
+                engine.close()
 
     def run_epoch(self, epoch: int) -> Any:
         """One epoch and its validation; returns its row of the history."""

@@ -156,6 +156,8 @@ class Model(Derivatives):
         ------
         TypeError, ValueError
             For arrays of the wrong kind or shape, NaN or infinity.
+        DeviceError
+            For a device that is not to be had, has too little memory, or fails.
         """
         is_few = type(X) is np.ndarray and X.ndim == 2 and len(X) <= FEW_ROWS
         if out is None and is_few and device == "cpu":

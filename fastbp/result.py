@@ -52,7 +52,8 @@ class TrainResult:
     device : str
         ``"cpu"`` or ``"cuda:N"``.
     threads : int
-        1 where the work of a step was too little to divide, or other work kept the cores busy.
+        Of the processor: 1 where the work of a step was too little to divide, or other work kept
+        the cores busy. Always 1 on a GPU, which has no use for more.
     history : structured array
         One row an epoch: epoch (from 1), loss, validation_loss (NaN without), learning_rate (of the
         epoch's first step), gradient_norm (mean over the batches, before clipping), seconds.

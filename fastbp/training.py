@@ -76,7 +76,9 @@ def train(
     validation : None, float, or (X, y) or (X, y, sample_weight)
         A fraction in (0, 1) holds out that share of the rows, chosen by `seed`.
     sample_weight : array (rows,), optional
-        Numbers of at least 0.
+        Numbers of at least 0, of which only the ratios count. They are scaled by a power of two to
+        a largest one from 1/2 to 1; those that are then too small for a normal number of the
+        model's precision (1.2e-38 in float32, 2.2e-308 in float64) count as zero.
     schedule : str or Schedule, optional
         Of the learning rate; constant by default.
     clip_norm, clip_value : float, optional
@@ -100,7 +102,8 @@ def train(
         and a batch is at least 20 million multiply-adds (3 times rows times parameters), else the
         processor. The result says which it was.
     threads : int, optional
-        The most threads; all by default. Results do not depend on it.
+        The most threads of the processor; all by default. Results do not depend on it. Ignored on
+        a GPU.
     progress : bool, optional
         True shows a bar.
     callbacks : iterable of callable
@@ -123,7 +126,10 @@ def train(
     TypeError, ValueError
         For arguments of the wrong kind, shape or range; nothing has been changed then.
     DeviceError
-        For a device that is not to be had.
+        For a device that is not to be had, or has too little memory for the plans, the data and
+        the learning rates: nothing has been changed then, and nothing been allocated. Also when a
+        kernel or the device fails during training; the model then has the parameters of the last
+        finished epoch.
     DivergenceError
         When the loss or the gradient stops being finite; the model then has the parameters of the
         last finished epoch.

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from fastbp.commands.common import Formatter, Report, add_common, output_path
+from fastbp.engines import device_for
 from fastbp.errors import CheckpointError
 from fastbp.losses import Loss
 from fastbp.model import load
@@ -28,7 +29,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--output", metavar="FILE", help="(default: DATA's name with _predictions.csv)"
     )
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="auto, cpu or cuda (cpu)")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="auto, cpu, cuda or cuda:N")
     add_common(parser)
     parser.set_defaults(run=run)
 
@@ -43,7 +44,9 @@ def run(options: argparse.Namespace) -> Report:
         )
     path = output_path(options.output, options.data, "_predictions.csv")
     table = read_table(options.data)
-    outputs = model.predict(table.numbers(notes["columns"]), device=options.device)
+    inputs = table.numbers(notes["columns"])
+    device = device_for(options.device, model.network, "predict", len(inputs))
+    outputs = model.predict(inputs, device=device)
     columns: dict[str, list[Any]] = {}
     response = Loss.resolve(notes["loss"]).response(outputs)
     if notes["classes"] is None:
@@ -54,5 +57,11 @@ def run(options: argparse.Namespace) -> Report:
         for name, share in zip(classes, response.T, strict=True):
             columns[f"P({notes['target']}={name})"] = share.tolist()
     write_csv(path, columns)
-    text = f"{table.rows:,} predictions of {notes['target']} written to {path}"
-    return Report(text, {"rows": table.rows, "target": notes["target"], "output": str(path)})
+    text = f"{table.rows:,} predictions of {notes['target']}, made on {device}, written to {path}"
+    data = {
+        "rows": table.rows,
+        "target": notes["target"],
+        "device": device,
+        "output": str(path),
+    }
+    return Report(text, data)

@@ -118,7 +118,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--dtype", choices=("float32", "float64"), default="float32", help="precision"
     )
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N"
+    )
     parser.add_argument(
         "--precision",
         choices=("float32", "tf32", "bf16"),
@@ -126,7 +128,10 @@ def add_parser(commands: Any) -> None:
         help="of the factors of products on a GPU",
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="the most CPU threads (default: all)"
+        "--threads",
+        type=int,
+        metavar="N",
+        help="the most CPU threads; a GPU ignores it (default: all)",
     )
     parser.add_argument(
         "--output", metavar="FILE", help="the model (default: DATA's name with .safetensors)"

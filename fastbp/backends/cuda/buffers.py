@@ -1,4 +1,4 @@
-"""The slabs of a plan in device memory: one allocation, sized before anything is allocated."""
+"""Device memory: one allocation for the slabs of a plan, and those of its data."""
 
 from __future__ import annotations
 
@@ -9,14 +9,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp.backends.cuda.foreign import DeviceArray, same_array
 from fastbp.backends.cuda.job import Job, Program, Tiles
 from fastbp.backends.layout import read_panels, write_panels
 from fastbp.errors import DeviceError
 from fastbp.plan import Plan, Slab, Step
 from fastbp.plan.plan import ITEM_BYTES
 
-__all__ = ["Buffers", "Memory", "bytes_held", "steps_of", "table_sizes"]
+__all__ = [
+    "Buffers",
+    "DataArrays",
+    "Memory",
+    "bytes_held",
+    "require_memory",
+    "steps_of",
+    "table_sizes",
+]
 
+OUTPUT = "data.outputs"  # the data tensor that is written
 ALIGNMENT = 256  # bytes; where every slab begins
 PARAMETERS = ("parameters", "transposed")  # slabs that come first: blocks may hold a copy of them
 
@@ -28,6 +38,30 @@ class Memory:
         self.nbytes = nbytes
         self.address: int = device.allocate(nbytes)
         self.close = weakref.finalize(self, device.free, self.address)
+
+
+def require_memory(device: Any, wanted: Mapping[str, int]) -> None:
+    """Refuse what a device has too little memory for.
+
+    Parameters
+    ----------
+    device : Device
+    wanted : mapping of str to int
+        Bytes, by what they are for.
+
+    Raises
+    ------
+    DeviceError
+        With the bytes wanted and free, and what they consist of.
+    """
+    total = sum(wanted.values())
+    free = device.free_bytes() if total else 0
+    if total > free:
+        parts = ", ".join(f"{name} {nbytes:,}" for name, nbytes in wanted.items() if nbytes)
+        raise DeviceError(
+            f"cuda:{device.ordinal} ({device.name}) has too little memory: this needs {total:,} "
+            f"bytes ({parts}), and {free:,} are free"
+        )
 
 
 class Buffers:
@@ -42,10 +76,10 @@ class Buffers:
     shared : mapping of str to Buffers
         Slabs, by name, that lie in another plan's buffers (the parameters, for validation).
 
-    Raises
-    ------
-    DeviceError
-        If it is more than the device has free; nothing has been allocated then.
+    Attributes
+    ----------
+    nbytes : int
+        What `allocate` takes; before it nothing is allocated.
     """
 
     def __init__(
@@ -55,29 +89,33 @@ class Buffers:
         tables: Mapping[str, int],
         shared: Mapping[str, Buffers] | None = None,
     ) -> None:
-        self.plan, self.device = plan, device
+        self.plan, self.device, self.shared = plan, device, dict(shared or {})
         self.tensors = {tensor.name: tensor for tensor in plan.tensors}
         self.kinds = {slab.name: self.dtype_of(slab) for slab in plan.slabs}
         self.lengths = {slab.name: slab.elements for slab in plan.slabs}
-        self.addresses: dict[str, int] = {
-            name: other.addresses[name] for name, other in (shared or {}).items()
-        }
-        sizes = slab_sizes(plan, self.addresses)
-        places, self.nbytes = places_in(sizes, tables)
+        sizes = slab_sizes(plan, self.shared)
+        self.places, self.nbytes = places_in(sizes, tables)
         parameters = {name: nbytes for name, nbytes in sizes.items() if name in PARAMETERS}
         self.parameter_bytes = places_in(parameters, {})[1]  # of memory, from its beginning on
-        free = device.free_bytes()
-        if self.nbytes > free:
-            raise DeviceError(
-                f"{device.name}: the {plan.purpose} plan needs {self.nbytes:,} bytes of memory; "
-                f"{free:,} are free"
-            )
-        self.memory = Memory(device, self.nbytes)
-        base = self.memory.address
-        device.fill_zero(base, self.nbytes)
-        self.addresses |= {name: base + place for name, place in places.items()}
+        self.memory: Memory | None = None
+        self.base = 0  # where the memory begins
+        self.addresses: dict[str, int] = {}
+
+    def allocate(self) -> None:
+        """Take the memory, and fill in the plan's constants; those who share theirs have it.
+
+        Raises
+        ------
+        DeviceError
+            If it is more than the device has free.
+        """
+        self.memory = Memory(self.device, self.nbytes)
+        self.base = self.memory.address
+        self.device.fill_zero(self.base, self.nbytes)
+        self.addresses = {name: other.addresses[name] for name, other in self.shared.items()}
+        self.addresses |= {name: self.base + place for name, place in self.places.items()}
         with np.errstate(over="ignore"):  # a setting beyond float32 acts as infinity
-            for name, values in plan.values.items():
+            for name, values in self.plan.values.items():
                 tensor = self.tensors[name]
                 self.upload(name, np.array(values[: tensor.columns], self.kinds[tensor.slab]))
 
@@ -87,7 +125,8 @@ class Buffers:
 
     def close(self) -> None:
         """Give the memory back."""
-        self.memory.close()
+        if self.memory is not None:
+            self.memory.close()
 
     def address(self, name: str) -> int:
         """Where a tensor begins in device memory."""
@@ -122,6 +161,92 @@ class Buffers:
     def read(self, name: str, slab: NDArray[Any], matrix: NDArray[Any]) -> None:
         """Copy a tensor out of a host copy of its slab."""
         read_panels(self.tensors[name], self.plan.geometry, slab, matrix)
+
+
+class DataArrays:
+    """What the data tensors of a plan are bound to, and the copies of it on the device.
+
+    Parameters
+    ----------
+    plan : Plan
+    device : Device
+
+    Attributes
+    ----------
+    names : set of str
+        The data tensors that the plan has a use for.
+    arrays : mapping of str to array
+        In host memory.
+    sources : mapping of str to DeviceArray
+        Arrays of others on the device, which are used where they lie.
+    changed : set of str
+        What `send` has not seen yet.
+    """
+
+    def __init__(self, plan: Plan, device: Any) -> None:
+        slabs = {tensor.name: tensor.slab for tensor in plan.tensors}
+        used = [name for step in steps_of(plan) for name in step.tensors]
+        self.names = {name for name in used if slabs[name] == "data"}
+        self.device = device
+        self.arrays: dict[str, NDArray[Any]] = {}
+        self.sources: dict[str, DeviceArray] = {}
+        self.memory: dict[str, Memory] = {}
+        self.changed: set[str] = set(self.names)
+
+    def bind(self, name: str, array: NDArray[Any] | None, source: Any = None) -> None:
+        """Point a tensor at an array, or at nothing; the device is told by `send`."""
+        if name not in self.names:
+            return
+        self.arrays.pop(name, None)
+        self.sources.pop(name, None)
+        self.changed.add(name)
+        if array is not None:
+            self.arrays[name] = array
+            found = same_array(source, array, self.device)
+            if found is not None:
+                self.sources[name] = found
+
+    def lacks_memory(self, name: str) -> bool:
+        """Whether a copy is to be made, and there is no memory of the same size from before."""
+        if name not in self.arrays or name in self.sources:
+            return False
+        return name not in self.memory or self.memory[name].nbytes != self.arrays[name].nbytes
+
+    def missing_bytes(self) -> dict[str, int]:
+        """The bytes of the copies that have no memory yet."""
+        names = filter(self.lacks_memory, sorted(self.changed))
+        return {name: self.arrays[name].nbytes for name in names}
+
+    def send(self) -> dict[str, list[int]]:
+        """Copy what is new to the device; the address, rows and columns of all that has changed."""
+        entries = {}
+        for name in sorted(self.changed):
+            entries[name] = [0, 0, 0]
+            array, found = self.arrays.get(name), self.sources.get(name)
+            if array is None:
+                continue
+            if self.lacks_memory(name):
+                self.memory.pop(name, None)  # before the next is taken, which may need its place
+                self.memory[name] = Memory(self.device, array.nbytes)
+            if found is None and name != OUTPUT:
+                self.device.upload(self.memory[name].address, array)
+            address = self.memory[name].address if found is None else found.address
+            entries[name] = [address, array.shape[0], array.shape[1] if array.ndim == 2 else 1]
+        self.changed.clear()
+        return entries
+
+    def fetch_output(self) -> None:
+        """Copy what was written to its array in host memory."""
+        if OUTPUT in self.arrays:
+            self.device.download(self.arrays[OUTPUT], self.memory[OUTPUT].address)
+
+    def release(self) -> None:
+        """Let go of the arrays and of their copies."""
+        for name in list(self.arrays):
+            self.bind(name, None)
+        for memory in self.memory.values():
+            memory.close()
+        self.memory.clear()
 
 
 def steps_of(plan: Plan) -> list[Step]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,14 @@ from numpy.typing import NDArray
 
 from fastbp import shuffle
 from fastbp.backends.contract import EPOCH_SUMS, Batch, Scalar, Status
-from fastbp.backends.cuda.buffers import Buffers, Memory, steps_of, table_sizes
-from fastbp.backends.cuda.foreign import same_array
+from fastbp.backends.cuda.buffers import (
+    Buffers,
+    DataArrays,
+    Memory,
+    require_memory,
+    steps_of,
+    table_sizes,
+)
 from fastbp.backends.cuda.job import Job
 from fastbp.backends.cuda.pace import Pace
 from fastbp.backends.cuda.program import Program
@@ -24,12 +31,17 @@ from fastbp.plan import Plan, Step
 
 __all__ = ["Engine"]
 
-OUTPUT = "data.outputs"  # the data tensor that is written
+INPUTS = "data.inputs"
+RATES, RATE_BYTES = "learning rates", 8  # of a batch
 RESERVED_SHARED = 2048  # bytes of shared memory that are left to the compiler and the system
 
 
 class Engine:
     """Runs a plan on a GPU.
+
+    Device memory is taken by the first `load_parameters` or `begin_epoch`, and after each `bind` by
+    the next one: then all is known that the plan, the data and the engines that share its slabs
+    need, and is added up and compared with what is free before any of it is allocated.
 
     Parameters
     ----------
@@ -37,47 +49,91 @@ class Engine:
     device : Device
     shared : mapping of str to Engine
         Slabs that lie in another engine's buffers.
-
-    Raises
-    ------
-    DeviceError
-        If the plan needs more memory than the device has free.
     """
 
     def __init__(
         self, plan: Plan, device: Any, *, shared: Mapping[str, Engine] | None = None
     ) -> None:
         self.plan, self.device = plan, device
+        self.owners = list((shared or {}).values())
+        self.sharers: weakref.WeakSet[Engine] = weakref.WeakSet()
         self.flat = FlatParameters(plan)
         self.program = Program(plan, device.shared_bytes - RESERVED_SHARED)
-        self.arguments: list[int] = []
-        self.data_positions: dict[str, list[int]] = {}
-        self.arrays: dict[str, NDArray[Any]] = {}  # what data tensors are bound to
-        self.memory: dict[str, Memory] = {}  # of their copies on the device
-        self.sources: dict[str, Any] = {}  # arrays of others on the device, used as they are
-        self.batch_rows = plan.batch_rows
         self.buffers: Buffers = Buffers(
             plan,
             device,
             table_sizes(plan),
             {name: engine.buffers for name, engine in (shared or {}).items()},
         )
+        self.data = DataArrays(plan, device)
+        self.batch_rows = plan.batch_rows
         self.rates_memory: Memory | None = None
         self.scalars = np.zeros(int(Scalar.COUNT))
         self.batch = np.zeros(int(Batch.COUNT), dtype=np.int64)
         self.job = np.zeros(int(Job.COUNT), dtype=np.int64)
         self.pace = Pace()
         self.graph: Any = None
-        self.build_tables()
-        self.fill_slots()
-        self.handles = {launch: device.function(launch.entry) for launch in self.program.batch}
-        self.grids = {launch: self.grid_of(launch) for launch in self.program.batch}
+        self.is_allocated = False
+        for owner in self.owners:
+            owner.sharers.add(self)
+
+    # Memory.
+
+    def prepare(self) -> None:
+        """Allocate what this engine and those that share its slabs still lack, and send the data.
+
+        Raises
+        ------
+        DeviceError
+            If it is more than the device has free; nothing has been allocated then.
+        """
+        for owner in self.owners:
+            owner.prepare()
+        engines = [self, *self.sharers]
+        if all(engine.is_allocated and not engine.data.changed for engine in engines):
+            return
+        wanted: dict[str, int] = {}
+        for engine in engines:
+            wanted |= engine.missing_bytes()
+        require_memory(self.device, wanted)
+        for engine in engines:
+            engine.allocate()
+
+    def missing_bytes(self) -> dict[str, int]:
+        """The bytes of all that has no memory yet, by what it is for."""
+        purpose, arrays = self.plan.purpose, self.data.arrays
+        wanted = {} if self.is_allocated else {f"{purpose} plan": self.buffers.nbytes}
+        for name, nbytes in self.data.missing_bytes().items():
+            wanted[f"{purpose} {name.partition('.')[2]}"] = nbytes
+        if self.plan.begin and self.rates_memory is None and INPUTS in arrays:
+            wanted[RATES] = RATE_BYTES * -(-len(arrays[INPUTS]) // self.batch_rows)
+        return wanted
+
+    def allocate(self) -> None:
+        """Take the memory that is missing, and fill it."""
+        rates_bytes = self.missing_bytes().get(RATES)
+        if not self.is_allocated:
+            self.buffers.allocate()
+            self.build_tables()
+            self.fill_slots()
+            launches, device = self.program.batch, self.device
+            self.handles = {launch: device.function(launch.entry) for launch in launches}
+            self.grids = {launch: self.grid_of(launch) for launch in launches}
+            self.is_allocated = True
+        if rates_bytes is not None:
+            self.rates_memory = Memory(self.device, rates_bytes)
+        for name, entry in self.data.send().items():
+            for position in self.data_positions[name]:
+                self.argument_table[position : position + 3] = entry
+            self.arguments_are_sent = False
 
     # Tables.
 
     def build_tables(self) -> None:
         """Fill the tables, and send them to the device."""
         plan, addresses = self.plan, self.buffers.addresses
+        self.arguments: list[int] = []
+        self.data_positions: dict[str, list[int]] = {}
         starts = {}
         for step in steps_of(self.plan):
             starts[id(step)] = addresses["table.arguments"] + 8 * self.add_arguments(step)
@@ -116,10 +172,10 @@ class Engine:
             Job.REDUCE_TILES: starts.get(id(plan.reduce_tiles), 0),
             Job.STRIDE: self.program.stride,
             Job.STAGING: self.program.staging,
-            Job.IMAGE: self.buffers.memory.address,
+            Job.IMAGE: self.buffers.base,
             Job.IMAGE_COUNT: self.buffers.nbytes // 8,
             Job.HELD: self.buffers.parameter_bytes // 8,
-            Job.TABLES: (addresses["table.arguments"] - self.buffers.memory.address) // 8,
+            Job.TABLES: (addresses["table.arguments"] - self.buffers.base) // 8,
             Job.WORK: self.program.work_bytes // 8,
         }.items():
             self.job[place] = value
@@ -149,39 +205,16 @@ class Engine:
     # Data.
 
     def bind(self, name: str, array: NDArray[Any] | None, source: Any = None) -> None:
-        """Point a data tensor at an array, which is copied to the device; or at nothing.
+        """Point a data tensor at an array, which `prepare` copies to the device; or at nothing.
 
         `source` is what the array was made from: where that lies on this device with the same
         numbers in the same order, it is used as it is.
         """
-        if name not in self.data_positions:
-            return
-        entry = [0, 0, 0]
-        self.sources.pop(name, None)
-        if array is not None:
-            columns = array.shape[1] if array.ndim == 2 else 1
-            found = same_array(source, array, self.device)
-            if found is None:
-                memory = self.memory[name] = Memory(self.device, array.nbytes)
-                entry = [memory.address, array.shape[0], columns]
-                if name != OUTPUT:
-                    self.device.upload(memory.address, array)
-            else:
-                self.sources[name] = found
-                entry = [found.address, array.shape[0], columns]
-            self.arrays[name] = array
-        for position in self.data_positions[name]:
-            self.argument_table[position : position + 3] = entry
-        self.arguments_are_sent = False
+        self.data.bind(name, array, source)
 
     def release(self) -> None:
         """Let go of the arrays that data tensors point at, and of their device memory."""
-        for name in list(self.arrays):
-            self.bind(name, None)
-        self.arrays.clear()
-        for memory in self.memory.values():
-            memory.close()
-        self.memory.clear()
+        self.data.release()
 
     def close(self) -> None:
         """Give all device memory back; the engine is of no use afterwards."""
@@ -191,6 +224,8 @@ class Engine:
             self.rates_memory.close()
         self.graph = None
         self.buffers.close()
+        for owner in self.owners:
+            owner.sharers.discard(self)
 
     # Parameters.
 
@@ -207,7 +242,14 @@ class Engine:
         self.device.upload(self.buffers.addresses["slots"], slab)
 
     def load_parameters(self, flat: NDArray[Any]) -> None:
-        """Copy a flat parameter vector to the device, and its transposed copies."""
+        """Copy a flat parameter vector to the device, and its transposed copies.
+
+        Raises
+        ------
+        DeviceError
+            As `prepare`.
+        """
+        self.prepare()
         slabs = {
             name: np.zeros(self.buffers.lengths[name], self.buffers.kinds[name])
             for name in ("parameters", "transposed")
@@ -258,7 +300,13 @@ class Engine:
             Visit the rows in the order of `fastbp.shuffle` for this seed and `epoch`.
         learning_rates : array of float64, optional
             One for each batch of the epoch.
+
+        Raises
+        ------
+        DeviceError
+            As `prepare`.
         """
+        self.prepare()
         batch = self.batch
         batch[Batch.DATA_ROWS] = data_rows
         batch[Batch.SHUFFLE] = int(shuffle_seed is not None)
@@ -349,5 +397,4 @@ class Engine:
         """Run every batch of a data set once, in order, and fetch the outputs."""
         self.begin_epoch(data_rows)
         self.run_in_calls(-(-data_rows // self.batch_rows))
-        if OUTPUT in self.arrays:
-            self.device.download(self.arrays[OUTPUT], self.memory[OUTPUT].address)
+        self.data.fetch_output()

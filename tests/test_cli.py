@@ -11,6 +11,7 @@ from commands import csv_without, run
 from conftest import HOUSING
 
 import fastbp as fb
+from fastbp.backends import choose
 from fastbp.cli import main
 
 
@@ -90,7 +91,7 @@ def test_predict_by_column_name_in_the_targets_units(trained_housing, capsys, ho
     model = folder / "california_housing.safetensors"
     code, text, _ = run(capsys, "predict", model, rows, "--output", out)
     assert code == 0
-    assert "500 predictions of MedHouseVal" in text
+    assert "500 predictions of MedHouseVal, made on cpu, written to" in text
     with open(out, newline="") as file:
         header, *lines = csv.reader(file)
     found = np.array(lines, dtype=float)[:, 0]
@@ -100,6 +101,33 @@ def test_predict_by_column_name_in_the_targets_units(trained_housing, capsys, ho
     code, _, error = run(capsys, "predict", model, out)
     assert code == 1
     assert "no column 'MedInc'; the columns are MedHouseVal" in error
+
+
+@pytest.mark.usefixtures("gpu")
+def test_predict_says_which_device_it_took(tmp_path, capsys, monkeypatch):
+    table, path = tmp_path / "t.csv", tmp_path / "m.safetensors"
+    table.write_text("x\n" + "0.5\n" * 40, encoding="utf-8")
+    model = fb.Model(fb.mlp(1, 1))
+    model.metadata = {"columns": ["x"], "target": "y", "classes": None, "loss": "mse"}
+    model.save(path)
+    # Predictions of 40 rows with 2 parameters are 80 multiply-adds.
+    for least, given, taken in (
+        (81, "auto", "cpu"),
+        (80, "auto", "cuda:0"),
+        (81, "cuda", "cuda:0"),
+    ):
+        monkeypatch.setattr(choose, "AUTO_MULTIPLY_ADDS", least)
+        code, text, _ = run(capsys, "predict", path, table, "--device", given, "--json")
+        assert (code, json.loads(text)["device"]) == (0, taken)
+        _, text, _ = run(capsys, "predict", path, table, "--device", given)
+        assert f"40 predictions of y, made on {taken}, written to t_predictions.csv" in text
+    code, text, _ = run(capsys, "predict", path, table, "--json")
+    assert json.loads(text) == {
+        "rows": 40,
+        "target": "y",
+        "device": "cpu",
+        "output": "t_predictions.csv",
+    }
 
 
 def test_a_text_target_trains_a_classifier(flowers, tmp_path, capsys):

@@ -23,6 +23,7 @@ WRONG = {
     "batch size": (["{numbers}", "--target", "code", "--batch-size", "0"], "--batch-size: expected"),
     "fraction": (["{numbers}", "--target", "code", "--test-fraction", "1"], "--test-fraction: expected"),
     "device": (["{numbers}", "--target", "code", "--device", "cuda"], "cuda is not available"),
+    "precision": (["{numbers}", "--target", "code", "--device", "cpu", "--precision", "tf32"], "fastbp: error: --precision: tf32 needs device"),
     "folder": (["{numbers}", "--target", "code", "--output", "no/such/m"], "--output: no such folder"),
     "too many classes": (["{numbers}", "--target", "length", "--task", "classification"], "classes in column 'length' that repeat"),
 }

@@ -27,6 +27,9 @@ def test_a_device_that_is_too_old_is_passed_over(driver):
     assert [ordinal for ordinal, _ in processor.cuda_devices()] == [1]
     reason = "Fake GPU 0 has compute capability 7.5, and fastbp needs 8.0 or later"
     assert processor.why_not(0) == reason
+    first, second = processor.listed_devices()
+    assert first == (0, False, reason)
+    assert second == (1, True, processor.describe(driver, 1))
     with pytest.raises(fb.DeviceError, match=f"cuda:0: {reason}"):
         Device(0)
 
@@ -80,6 +83,8 @@ def test_each_reason_is_told_apart(driver, case):
     vars(driver).update(changes)
     assert reason in processor.why_not()
     assert processor.cuda_devices() == []
+    listed = [(0, False, reason)] if case == "all old" else []
+    assert processor.listed_devices() == listed
     with pytest.raises(fb.DeviceError) as caught:
         device.device(0)
     assert reason in str(caught.value)
@@ -107,8 +112,10 @@ def test_a_number_that_no_device_has(driver):
 def test_without_the_compiler_the_driver_is_not_asked(driver, monkeypatch):
     monkeypatch.delitem(sys.modules, "numba_cuda_mlir")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert processor.why_not() == "numba-cuda-mlir is not installed: pip install 'fastbp[cuda]'"
+    reason = "numba-cuda-mlir is not installed: pip install 'fastbp[cuda]'"
+    assert processor.why_not() == reason
     assert driver.calls == []
+    assert processor.listed_devices() == [(0, False, reason), (1, False, reason)]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ __all__ = [
     "driver",
     "error_text",
     "initialised_driver",
+    "listed_devices",
     "reason_against",
     "why_not",
 ]
@@ -216,6 +217,27 @@ def describe(bindings: Any, ordinal: int) -> str:
         f"{name_of(bindings, ordinal)}, compute capability {major}.{minor}, "
         f"{memory / 2**30:.0f} GiB, driver {version_text(version)}"
     )
+
+
+def listed_devices() -> list[tuple[int, bool, str]]:
+    """Every GPU there is, also those that cannot be used.
+
+    Returns
+    -------
+    list of (int, bool, str)
+        The ordinal, whether the device can be used, and what it is or why not. Empty where there
+        is none, or the driver cannot be asked; `why_not` has the reason.
+    """
+    try:
+        bindings = initialised_driver()
+        count = ask(bindings, "cuDeviceGetCount")
+    except DeviceError:
+        return []
+    reasons = [why_not(ordinal) for ordinal in range(count)]
+    return [
+        (ordinal, not reason, reason or describe(bindings, ordinal))
+        for ordinal, reason in enumerate(reasons)
+    ]
 
 
 def cuda_devices() -> list[tuple[int, str]]:

@@ -230,17 +230,10 @@ def test_checks_of_a_simulated_gpu(gpu, monkeypatch):
         checks.check_golden(0, "float64", epochs=1, device="cpu")
     errors = checks.check_against_processor(SMALL.work)
     assert errors["step"] < 1e-13
-    digests = {
-        digest
-        for way in ("resident", "layered")
-        for digest in checks.hash_runs(
-            Workload("one", (2, 3, 1), "tanh", "mse", "sgd", 0.1, 2, 8, 1.0, False),
-            way,
-            "float64",
-            1,
-        )["digests"]
-    }
-    assert 1 <= len(digests) <= 2
+    one = Workload("one", (2, 3, 1), "tanh", "mse", "sgd", 0.1, 2, 8, 1.0, False)
+    for way in ("resident", "layered"):
+        first, second = checks.hash_runs(one, way, "float64", 2)["digests"]
+        assert first == second
 
 
 def test_questions_on_a_simulated_gpu():
@@ -292,7 +285,67 @@ def test_outcomes_are_read_from_what_pytest_prints():
         "tests/test_a.py::test_d": "SKIPPED",
         "tests/test_a.py::test_e": "ERROR",
     }
-    assert "tests/test_cuda_golden.py" in device_tests.test_files()
+
+
+# The tests that run on a GPU.
+
+DEVICE_FILES = [
+    "tests/test_cuda_golden.py",
+    "tests/test_cuda_gradients.py",
+    "tests/test_cuda_memory.py",
+    "tests/test_cuda_precision.py",
+    "tests/test_cuda_stopping.py",
+    "tests/test_cuda_training.py",
+]
+
+
+def test_all_files_that_take_the_gpu_run_on_it():
+    assert device_tests.test_files() == DEVICE_FILES
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        ("def test_it(gpu): pass", True),
+        ("def test_it(way, *, racing): pass", True),
+        ("class TestIt:\n    def test_it(self, gpu): pass", True),
+        ('pytestmark = pytest.mark.usefixtures("gpu")', True),
+        ('pytestmark = [slow, pytest.mark.usefixtures("way", "racing")]', True),
+        ('@mark.usefixtures("racing")\ndef test_it(): pass', True),
+        ('@pytest.mark.usefixtures("way")\ndef test_it(): pass', False),
+        ("def helper(gpu): pass", False),
+        ("@pytest.fixture\ndef gpu(): pass\ndef test_it(gpu): pass", False),
+        ("# from simulated import gpu", False),
+    ],
+)
+def test_what_takes_the_gpu(text, taken):
+    assert device_tests.takes_gpu(text) is taken
+
+
+def collected(blocked):
+    """The names of the tests for a GPU, on a machine without some packages."""
+    program = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({blocked!r}))\n"
+        "import pytest\n"
+        "sys.exit(pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider', *sys.argv[1:]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *device_tests.test_files()],
+        cwd=ROOT,
+        env=device_tests.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return [line for line in done.stdout.splitlines() if line.startswith("tests/")]
+
+
+def test_they_need_no_package_of_the_simulator():
+    names = collected(["greenlet", "mpmath"])
+    assert {name.partition("::")[0] for name in names} == set(DEVICE_FILES)
+    assert names == device_tests.collect(Deadline(60.0))
 
 
 def test_the_switch_of_the_tests_never_falls_back_to_the_simulator(monkeypatch):

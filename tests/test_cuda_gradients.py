@@ -5,6 +5,7 @@ import pytest
 import reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from simulated import ON_GPU
 from strategies import Case, scaled_error
 
 from fastbp.activations import Activation
@@ -13,6 +14,9 @@ from fastbp.losses import Loss
 pytestmark = pytest.mark.usefixtures("gpu")
 
 BOUND = 1e-12  # scaled, float64
+# On a GPU each network is some six kernels of its own, which take seconds each to compile, one
+# after the other.
+EXAMPLES = 2 if ON_GPU else 6
 
 
 @st.composite
@@ -28,7 +32,7 @@ def small_cases(draw):
 
 
 @pytest.mark.parametrize("way", ["fused", "layered"], indirect=True)
-@settings(max_examples=6, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(case=small_cases())
 def test_against_the_chain_rule(way, case):
     model, w = case.model(), case.sample_weight()

@@ -1,22 +1,16 @@
-"""Kernels and training in tf32 and bf16 on the tensor cores of a simulated GPU."""
+"""Kernels in tf32 and bf16 on the tensor cores of a simulated GPU."""
 
 import numpy as np
 import pytest
 from cuda_kernels import FAR, Gpu, checked, layout, normal, spans
 from kernels import Absent, generator
 from precisions import BITS, precisions, product
-from strategies import scaled_error
 from test_cuda_gradient_kernels import shares_of_rows
 
 import fastbp as fb
-from fastbp.backends import choose
 from fastbp.backends.cuda import tensor_cores
 from fastbp.backends.cuda.product import staging_elements
-from fastbp.backends.cuda.tuning import THREADS, geometry, tile_shape
-from fastbp.losses import Mse
-from fastbp.plan import build_plan
-
-# The kernels.
+from fastbp.backends.cuda.tuning import THREADS, tile_shape
 
 # (tile, depth, columns, (height, first, last))
 CASES = [
@@ -203,79 +197,3 @@ def test_what_tensor_cores_do_not_do():
         tensor_cores.multiply_transposed(np.float32, tile_shape("float32", 16, 64), "tf32")
     with pytest.raises(ValueError, match="no warps of 16, 32 or 64 rows in 256 x 128"):
         tensor_cores.multiply_rows(np.float32, tile_shape("float32", 256, 128), False, "tf32")
-
-
-# Training.
-
-
-def problem():
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(20, 5))
-    return X, np.tanh(X @ rng.normal(size=(5, 2)))
-
-
-def trained(precision, device="cuda", epochs=1, **settings):
-    X, y = problem()
-    model = fb.Model(fb.mlp(5, 40, 2, activation="tanh"), dtype="float32", seed=3)
-    settings |= {"optimizer": fb.SGD(0.1), "epochs": epochs, "precision": precision}
-    result = fb.train(model, X, y, device=device, **settings)
-    return result, model.parameters.astype(np.float64)
-
-
-@pytest.mark.usefixtures("gpu")
-@precisions
-def test_training_stays_near_that_of_float32(precision):
-    settings = {"epochs": 2, "validation": 0.2}
-    plain, expected = trained("float32", "cpu", **settings)
-    result, parameters = trained(precision, **settings)
-    assert result.device == "cuda:0"
-    unit = 2.0 ** -BITS[precision]
-    assert unit / 100 < scaled_error(parameters, expected) < unit
-    for name in ("loss", "validation_loss", "gradient_norm"):
-        assert np.allclose(result.history[name], plain.history[name], rtol=2 * unit), name
-
-
-@pytest.mark.usefixtures("gpu")
-def test_automatic_means_the_gpu():
-    assert trained("tf32", "auto")[0].device == "cuda:0"
-    assert trained("float32", "auto")[0].device == "cpu"
-
-
-@precisions
-def test_the_plan_says_it_and_goes_layer_by_layer(precision):
-    network = fb.mlp(5, 40, 2)
-    shapes = geometry(network, "float32", precision)
-    settings = {"loss": Mse(), "optimizer": fb.SGD()}
-    plan = build_plan(network, "train", "float32", 32, shapes, **settings)
-    assert plan.way == "layered"
-    assert f"factors of products in {precision}" in str(plan)
-    plain = build_plan(network, "train", "float32", 32, geometry(network, "float32"), **settings)
-    assert "factors" not in str(plain)
-
-
-def test_what_is_no_precision(monkeypatch):
-    X, y = problem()
-    model = fb.Model(fb.mlp(5, 3, 2), dtype="float32")
-    for wrong, error in (("float16", ValueError), (None, TypeError), ("TF32", ValueError)):
-        with pytest.raises(error, match=r"^precision: expected"):
-            fb.train(model, X, y, precision=wrong)
-    with pytest.raises(ValueError, match=r'^precision: tf32 needs device="cuda"'):
-        fb.train(model, X, y, precision="tf32", device="cpu")
-    with pytest.raises(ValueError, match="is for a model of float32; this is of float64"):
-        fb.train(fb.Model(fb.mlp(5, 3, 2), dtype="float64"), X, y, precision="bf16")
-    monkeypatch.setattr(choose, "why_not_cuda", lambda ordinal=None: "no driver")
-    for device in ("auto", "cuda"):
-        with pytest.raises(fb.DeviceError, match=r"cuda is not available.*: no driver"):
-            fb.train(model, X, y, precision="bf16", device=device)
-
-
-def test_float32_is_what_a_model_of_float64_may_be_given():
-    X, y = problem()
-    model = fb.Model(fb.mlp(5, 3, 2), dtype="float64")
-    assert fb.train(model, X, y, epochs=1, precision="float32", device="cpu").success
-
-
-def test_gpus_without_tensor_cores_are_refused(gpu):
-    gpu.compute_capability = (7, 5)
-    with pytest.raises(fb.DeviceError, match=r"capability 7\.5, and 8\.0 is needed"):
-        trained("tf32")

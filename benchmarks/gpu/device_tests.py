@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import subprocess
@@ -19,6 +20,7 @@ from benchmarks.processes import ROOT, source_environment
 __all__ = ["missing_packages", "read_outcomes", "run_device_tests"]
 
 PACKAGES = ("pytest", "hypothesis")  # hypothesis: for the tests' configuration
+FIXTURES = frozenset({"gpu", "racing"})  # of tests/conftest.py: the machine's own GPU, if so told
 OUTCOME = re.compile(r"^(tests/.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b", re.MULTILINE)
 COLLECT_SECONDS = 60.0
 
@@ -29,10 +31,31 @@ def missing_packages() -> list[str]:
 
 
 def test_files() -> list[str]:
-    """The files whose tests take the GPU from the fixture."""
+    """The files whose tests take the GPU from the fixtures."""
     files = sorted((ROOT / "tests").glob("test_cuda_*.py"))
-    chosen = [path for path in files if "from simulated import" in path.read_text("utf-8")]
+    chosen = [path for path in files if takes_gpu(path.read_text("utf-8"))]
     return [str(path.relative_to(ROOT)) for path in chosen]
+
+
+def takes_gpu(text: str) -> bool:
+    """Whether a file has tests that use the fixtures, as a parameter or by a mark.
+
+    It is read and not imported: other files need packages that are not here. A fixture of the same
+    name in the file itself is another one.
+    """
+    nodes = list(ast.walk(ast.parse(text)))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    shared = FIXTURES - {function.name for function in functions}
+    used = {
+        argument.arg
+        for function in functions
+        if function.name.startswith("test_")
+        for argument in (*function.args.args, *function.args.kwonlyargs)
+    }
+    for node in nodes:
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "usefixtures":
+            used |= {a.value for a in node.args if isinstance(a, ast.Constant)}
+    return bool(used & shared)
 
 
 def environment() -> dict[str, str]:

@@ -1,17 +1,20 @@
 """The GPU benchmark's parts put together, over made-up measurements: its report, goals and files."""
 
+import dataclasses
 import itertools
 import json
 import re
 
 import pytest
 
+import fastbp as fb
 from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import correctness, rows, speed
 from benchmarks.gpu.budget import Deadline
 from benchmarks.gpu.helpers import Failed, Skipped
 from benchmarks.gpu.report import goals, report, write_json
 from benchmarks.report import BEGIN, END
+from benchmarks.workloads import make_data
 from fastbp.backends import choose
 
 
@@ -118,8 +121,47 @@ def test_the_report_of_all_parts(monkeypatch, tmp_path):
     operations = 8 * rows.ROWS["wide"].step_flops / 1e-3
     assert found["teraflops"] == pytest.approx(operations / 1e12)
     assert found["percent"] == pytest.approx(100 * operations / 6e13)
+    moved = 8 * rows.ROWS["wide"].step_bytes / 1e-3
+    assert found["gigabytes_per_second"] == pytest.approx(moved / 1e9)
+    assert found["percent_of_copy"] == pytest.approx(100 * moved / 2.8e12)
     assert stored["figures"]["wide tf32"]["percent"] is None
+    assert stored["figures"]["wide tf32"]["percent_of_copy"] == found["percent_of_copy"]
     assert "/opt/" not in text + (tmp_path / "result.json").read_text()
+
+
+def test_the_table_of_speeds_has_bytes_beside_operations(monkeypatch):
+    result = canned(monkeypatch)
+    header, _, tiny, *_ = table_of(report(result))
+    assert header[-4:] == ["TFLOP/s", "of multiply-adds", "GB/s at least", "of copy"]
+    # 65,536 rows in batches of 32 within a millisecond: 2.048 million steps a second.
+    operations = 2.048e6 * 6 * 32 * (4 * 32 + 32 * 32 + 32) / 1e12
+    moved = 2.048e6 * (32 * 4 * 5 + 2 * 3 * 4 * (5 * 32 + 33 * 32 + 33)) / 1e9
+    percent = [f"{100 * operations / 60:.1f}%", f"{100 * moved / 2800:.1f}%"]
+    assert tiny[-4:] == [f"{operations:.2f}", percent[0], f"{moved:,.1f}", percent[1]]
+    result["parts"]["ceilings"]["found"]["copy"] = None
+    assert table_of(report(result))[2][-2:] == [f"{moved:,.1f}", "-"]
+    result["parts"]["speed"]["rows"]["tiny"]["contestants"].pop("fastbp")
+    assert table_of(report(result))[2][-2:] == ["-", "-"]
+
+
+def table_of(text):
+    """The cells of the table of speeds; the text above it says what its bytes are."""
+    _, _, part = text.partition("### Training speed")
+    about, _, table = part.partition("\n|")
+    assert "inputs and targets of the batch read once, parameters" in " ".join(about.split())
+    lines = ["|" + line for line in ("|" + table).split("\n|")]
+    return [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in lines]
+
+
+@pytest.mark.parametrize("row", rows.ROWS.values(), ids=list(rows.ROWS))
+def test_the_least_bytes_of_a_step(row):
+    """Counted from the arrays that are trained on and from what the optimizer keeps."""
+    work = row.work
+    X, y = make_data(dataclasses.replace(work, rows=2))
+    network = fb.mlp(*work.sizes)
+    optimizer = fb.Optimizer.resolve(work.optimizer)
+    state = 4 * network.parameter_count * (1 + len(optimizer.slots))
+    assert row.step_bytes == work.batch_size * (X.nbytes + y.nbytes) // 2 + 2 * state
 
 
 def test_different_bits_are_a_failure(monkeypatch):

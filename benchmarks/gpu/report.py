@@ -66,8 +66,11 @@ def figures(result: dict[str, Any], row: str) -> dict[str, Any]:
     own = rates.get("fastbp")
     peers = [name for name in PEERS if name in rates]
     best = max(peers, key=lambda name: rates[name], default=None)
-    flops = None if own is None else own / record["batch_size"] * record["step_flops"]
+    steps = None if own is None else own / record["batch_size"]  # a second
+    flops = None if steps is None else steps * record["step_flops"]
+    moved = None if steps is None else steps * record["step_bytes"]
     most = ceiling(result, "multiply_adds", "flops_per_second")
+    copied = ceiling(result, "copy", "bytes_per_second")
     is_float32 = record["precision"] == "float32"
     return {
         "rates": rates,
@@ -76,6 +79,8 @@ def figures(result: dict[str, Any], row: str) -> dict[str, Any]:
         "step_microseconds": None if own is None else record["batch_size"] / own * 1e6,
         "teraflops": None if flops is None else flops / 1e12,
         "percent": None if flops is None or not most or not is_float32 else 100 * flops / most,
+        "gigabytes_per_second": None if moved is None else moved / 1e9,
+        "percent_of_copy": None if moved is None or not copied else 100 * moved / copied,
     }
 
 
@@ -173,12 +178,16 @@ def ceiling_lines(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def percent_text(percent: float | None) -> str:
+    """Per cent, or a dash."""
+    return "-" if percent is None else f"{percent:.1f}%"
+
+
 def speed_lines(result: dict[str, Any]) -> list[str]:
     """Samples a second of everybody, and fastbp's figures."""
     rows = []
     for row, record in result["parts"]["speed"]["rows"].items():
         found = figures(result, row)
-        percent = found["percent"]
         rows.append(
             [
                 row,
@@ -187,15 +196,28 @@ def speed_lines(result: dict[str, Any]) -> list[str]:
                 f"{record['goal']:g}",
                 cell(found["step_microseconds"], 1),
                 cell(found["teraflops"]),
-                "-" if percent is None else f"{percent:.1f}%",
+                percent_text(found["percent"]),
+                cell(found["gigabytes_per_second"], 1),
+                percent_text(found["percent_of_copy"]),
             ]
         )
     header = ["samples a second", *NAMES.values(), "ratio", "goal", "us a step", "TFLOP/s"]
-    lines = ["### Training speed", "", *markdown([*header, "of ceiling"], rows), ""]
+    header += ["of multiply-adds", "GB/s at least", "of copy"]
+    about = (
+        "Ratio: fastbp by the best of the others. What follows the goal is fastbp's alone. TFLOP/s "
+        "count 6 operations for each row and weight; beside them is their share of the measured "
+        "ceiling of multiply-adds. GB/s count the least that a step must move: inputs and targets "
+        "of the batch read once, parameters and the optimizer's slots read and written once, "
+        "activations and gradients not at all; beside them is their share of the measured copy. "
+        "They are no measurement of the traffic: a step may move more, and less of what stays in "
+        "caches from one step to the next, so that a small network can be above the copy."
+    )
     return [
-        *lines,
-        "Ratio: fastbp by the best of the others. Microseconds, TFLOP/s and the share of the "
-        "measured multiply-add ceiling are fastbp's, with 6 operations for each row and weight.",
+        "### Training speed",
+        "",
+        *textwrap.wrap(about, 100),
+        "",
+        *markdown(header, rows),
         "",
     ]
 

@@ -15,6 +15,8 @@ from benchmarks.workloads import WORKLOADS, Workload, make_data
 __all__ = ["GROUPS", "ROWS", "Row", "data_for"]
 
 NAMES = ("tiny", "surrogate", "actor", "mnist_mlp", "wide")
+SLOTS = {"adam": 2, "sgd": 0}  # numbers that an optimizer keeps for each parameter
+LABEL_BYTES = 8
 GOALS = {"tiny": 10.0, "surrogate": 10.0}  # by the best peer; 1 for all others
 RELU64_SIZES = (64, *[64] * 5, 16)
 BATCHES = tuple(2**n for n in (10, 12, 14, 16, 18, 20, 21))
@@ -58,6 +60,20 @@ class Row:
     def step_flops(self) -> int:
         """Three passes of two operations for each weight and row."""
         return 3 * 2 * self.work.batch_size * self.weights
+
+    @property
+    def step_bytes(self) -> int:
+        """The least that a step moves, if nothing stays in caches from one step to the next.
+
+        Inputs and targets of the batch are read once, parameters and the optimizer's slots read and
+        written once; no activation and no gradient leaves the processor.
+        """
+        work = self.work
+        inputs, outputs = work.sizes[0], work.sizes[-1]
+        target = LABEL_BYTES if work.loss == "cross_entropy" else 4 * outputs
+        parameters = self.weights + sum(work.sizes[1:])
+        state = 4 * parameters * (1 + SLOTS[work.optimizer])
+        return work.batch_size * (4 * inputs + target) + 2 * state
 
     @property
     def check_steps(self) -> int:

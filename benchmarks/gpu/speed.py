@@ -154,6 +154,7 @@ def describe(row: str, ready: dict[str, Outcome]) -> dict[str, Any]:
         "rows": found.work.rows,
         "steps_per_epoch": found.work.steps_per_epoch,
         "step_flops": found.step_flops,
+        "step_bytes": found.step_bytes,
         "goal": found.goal,
         "check": {"steps": found.check_steps, "bound": found.loss_bound},
         "losses": (ready[f"reference {row}"].content or {}).get("losses"),

@@ -331,6 +331,7 @@ def test_a_failed_device_is_not_offered_again(driver):
         gpu.synchronize()
     assert "cuda:0 cannot be used any more" in choose.why_not_cuda(0)
     assert choose.why_not_cuda(1) == choose.why_not_cuda() == ""
+    assert [found.available for found in fb.devices()] == [True, False, True]
     assert choose.resolve_device("auto", choose.AUTO_MULTIPLY_ADDS) == "cpu"
     with pytest.raises(fb.DeviceError, match="device: cuda is not available: cuda:0 cannot"):
         choose.resolve_device("cuda")

@@ -8,6 +8,7 @@ from driver_names import CUresult
 from fake_driver import TAKES, FakeDriver, driver_in_place  # noqa: F401  (the fixture `driver`)
 
 import fastbp as fb
+from fastbp.backends import choose
 from fastbp.backends.cuda import context, device, processor
 from fastbp.backends.cuda.device import Device
 
@@ -17,19 +18,21 @@ SETTINGS = "CUdevice_attribute CUfunction_attribute CUpointer_attribute CUstream
 def test_devices_are_described(driver):
     assert processor.why_not() == ""
     text = "compute capability 9.0, 80 GiB, driver CUDA 13.0"
-    assert processor.cuda_devices() == [(0, f"Fake GPU 0, {text}"), (1, f"Fake GPU 1, {text}")]
+    assert processor.cuda_devices() == [(i, True, f"Fake GPU {i}, {text}") for i in range(2)]
     assert "cuDevicePrimaryCtxRetain" not in driver.calls
 
 
 def test_a_device_that_is_too_old_is_passed_over(driver):
     driver.capabilities = [(7, 5), (8, 0)]
     assert processor.why_not() == ""
-    assert [ordinal for ordinal, _ in processor.cuda_devices()] == [1]
     reason = "Fake GPU 0 has compute capability 7.5, and fastbp needs 8.0 or later"
     assert processor.why_not(0) == reason
-    first, second = processor.listed_devices()
-    assert first == (0, False, reason)
-    assert second == (1, True, processor.describe(driver, 1))
+    about = processor.describe(driver, 1)
+    assert processor.cuda_devices() == [(0, False, reason), (1, True, about)]
+    assert [str(found) for found in fb.devices()[1:]] == [
+        f"cuda:0: {reason} (not available)",
+        f"cuda:1: {about}",
+    ]
     with pytest.raises(fb.DeviceError, match=f"cuda:0: {reason}"):
         Device(0)
 
@@ -82,9 +85,11 @@ def test_each_reason_is_told_apart(driver, case):
     changes, reason = REASONS[case]
     vars(driver).update(changes)
     assert reason in processor.why_not()
-    assert processor.cuda_devices() == []
     listed = [(0, False, reason)] if case == "all old" else []
-    assert processor.listed_devices() == listed
+    assert processor.cuda_devices() == listed
+    (found,) = fb.devices()[1:]
+    assert (found.name, found.available) == ("cuda:0" if listed else "cuda", False)
+    assert reason in found.description
     with pytest.raises(fb.DeviceError) as caught:
         device.device(0)
     assert reason in str(caught.value)
@@ -114,8 +119,8 @@ def test_without_the_compiler_the_driver_is_not_asked(driver, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     reason = "numba-cuda-mlir is not installed: pip install 'fastbp[cuda]'"
     assert processor.why_not() == reason
+    assert fb.devices()[1:] == [choose.Device("cuda", False, reason)]
     assert driver.calls == []
-    assert processor.listed_devices() == [(0, False, reason), (1, False, reason)]
 
 
 @pytest.mark.parametrize(

@@ -84,10 +84,10 @@ def devices() -> list[Device]:
         f"{platform.machine()}, {threads} thread{'s' if threads > 1 else ''}, Numba {numba}"
     )
     found = [Device("cpu", True, description)]
-    reason = why_not_cuda()
-    if reason:
-        return [*found, Device("cuda", False, reason)]
-    return found + [Device(f"cuda:{i}", True, about) for i, about in cuda_devices()]
+    for ordinal, is_usable, about in cuda_devices():
+        reason = why_not_cuda(ordinal) if is_usable else about
+        found.append(Device(f"cuda:{ordinal}", not reason, reason or about))
+    return found if len(found) > 1 else [*found, Device("cuda", False, why_not_cuda())]
 
 
 def why_not_cuda(ordinal: int | None = None) -> str:

@@ -19,7 +19,6 @@ __all__ = [
     "driver",
     "error_text",
     "initialised_driver",
-    "listed_devices",
     "reason_against",
     "why_not",
 ]
@@ -188,6 +187,12 @@ def usable(bindings: Any) -> list[int]:
     return [ordinal for ordinal in range(count) if not reason_against(bindings, ordinal)]
 
 
+def has_compiler() -> bool:
+    """Whether the compiler is installed."""
+    # Not imported: that takes long, and a program whose kernels are in the cache never needs it.
+    return importlib.util.find_spec("numba_cuda_mlir") is not None
+
+
 def why_not(ordinal: int | None = None) -> str:
     """Why CUDA, or one device, cannot be used; an empty string where it can.
 
@@ -196,8 +201,7 @@ def why_not(ordinal: int | None = None) -> str:
     ordinal : int, optional
         The number of a device; None asks whether there is any that can be used.
     """
-    # Not imported: that takes long, and a program whose kernels are in the cache never needs it.
-    if importlib.util.find_spec("numba_cuda_mlir") is None:
+    if not has_compiler():
         return f"numba-cuda-mlir is not installed: {INSTALL}"
     try:
         bindings = initialised_driver()
@@ -219,15 +223,17 @@ def describe(bindings: Any, ordinal: int) -> str:
     )
 
 
-def listed_devices() -> list[tuple[int, bool, str]]:
+def cuda_devices() -> list[tuple[int, bool, str]]:
     """Every GPU there is, also those that cannot be used.
 
     Returns
     -------
     list of (int, bool, str)
         The ordinal, whether the device can be used, and what it is or why not. Empty where there
-        is none, or the driver cannot be asked; `why_not` has the reason.
+        is none, or nothing to ask with; `why_not` has the reason.
     """
+    if not has_compiler():
+        return []
     try:
         bindings = initialised_driver()
         count = ask(bindings, "cuDeviceGetCount")
@@ -238,11 +244,3 @@ def listed_devices() -> list[tuple[int, bool, str]]:
         (ordinal, not reason, reason or describe(bindings, ordinal))
         for ordinal, reason in enumerate(reasons)
     ]
-
-
-def cuda_devices() -> list[tuple[int, str]]:
-    """The devices that can be used: the ordinal and a description of each."""
-    if why_not():
-        return []
-    bindings = initialised_driver()
-    return [(ordinal, describe(bindings, ordinal)) for ordinal in usable(bindings)]

@@ -23,9 +23,13 @@ class ForeignArray:
         }
 
 
-def count_uploads(device):
+def count_uploads(device, monkeypatch):
     """The list to which the shape of every array is added that is copied to the device."""
-    shapes = []
-    upload = device.upload
-    device.upload = lambda address, array: (shapes.append(array.shape), upload(address, array))[1]
+    shapes, upload = [], device.upload
+
+    def counted(address, array):
+        shapes.append(array.shape)
+        upload(address, array)
+
+    monkeypatch.setattr(device, "upload", counted)
     return shapes

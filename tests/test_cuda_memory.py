@@ -156,12 +156,12 @@ def interrupt(engine, data):
     raise KeyboardInterrupt
 
 
-def test_validation_arrays_are_used_where_they_lie(gpu):
+def test_validation_arrays_are_used_where_they_lie(gpu, monkeypatch):
     X, y = data()
     held_X, held_y = data(7)
     expected = trained(X, y, validation=(held_X, held_y))
     there = ForeignArray(gpu, held_X), ForeignArray(gpu, held_y)
-    uploads = count_uploads(gpu)
+    uploads = count_uploads(gpu, monkeypatch)
     model = trained(X, y, validation=there)
     assert not {held_X.shape, held_y.shape} & set(uploads)
     assert {X.shape, y.shape} <= set(uploads)
@@ -172,13 +172,13 @@ def test_validation_arrays_are_used_where_they_lie(gpu):
     assert {held_X.shape, held_y.shape} <= set(uploads)
 
 
-def test_derivatives_use_arrays_where_they_lie(gpu):
+def test_derivatives_use_arrays_where_they_lie(gpu, monkeypatch):
     X, v = data()
     model = fb.Model(NETWORK, seed=0)
     expected = model.vjp(X, v, device="cuda")
     expected_jacobian = model.jacobian(X, device="cuda")
     there = ForeignArray(gpu, X), ForeignArray(gpu, v)
-    uploads = count_uploads(gpu)
+    uploads = count_uploads(gpu, monkeypatch)
     assert np.array_equal(model.vjp(*there, device="cuda"), expected)
     assert not {X.shape, v.shape} & set(uploads)
     assert np.array_equal(model.jacobian(there[0], device="cuda"), expected_jacobian)
@@ -191,10 +191,10 @@ def test_derivatives_use_arrays_where_they_lie(gpu):
     assert {X.shape, v.shape} <= set(uploads)
 
 
-def test_a_jacobian_sends_its_inputs_once(gpu):
+def test_a_jacobian_sends_its_inputs_once(gpu, monkeypatch):
     X, _ = data()
     model = fb.Model(NETWORK, dtype="float64", seed=0)
-    uploads = count_uploads(gpu)
+    uploads = count_uploads(gpu, monkeypatch)
     found = model.jacobian(X, device="cuda")
     assert uploads.count(X.shape) == 1
     assert np.allclose(found, model.jacobian(X), rtol=1e-13)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 import pytest
-from foreign_arrays import ForeignArray
+from foreign_arrays import ForeignArray, count_uploads
 from simulated import WAYS, both, problem, simulated_device, simulated_only
 from strategies import scaled_error
 
@@ -168,13 +168,7 @@ def test_all_device_memory_is_given_back(gpu):
 
 def test_arrays_on_the_device_are_used_where_they_lie(gpu, monkeypatch):
     X, y = (array.astype("float32") for array in problem(20))
-    uploads, upload = [], gpu.upload
-
-    def recorded(address, array):
-        uploads.append(array.shape)
-        upload(address, array)
-
-    monkeypatch.setattr(gpu, "upload", recorded)  # a GPU is that of all tests
+    uploads = count_uploads(gpu, monkeypatch)
     expected = fb.Model(fb.mlp(3, 4, 2), seed=0)
     fb.train(expected, X, y, epochs=1, batch_size=10, device="cuda")
     model = copy.deepcopy(fb.Model(fb.mlp(3, 4, 2), seed=0))

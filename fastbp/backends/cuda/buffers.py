@@ -95,8 +95,8 @@ class Buffers:
         self.lengths = {slab.name: slab.elements for slab in plan.slabs}
         sizes = slab_sizes(plan, self.shared)
         self.places, self.nbytes = places_in(sizes, tables)
-        parameters = {name: nbytes for name, nbytes in sizes.items() if name in PARAMETERS}
-        self.parameter_bytes = places_in(parameters, {})[1]  # of memory, from its beginning on
+        # Of memory, from its beginning on.
+        self.parameter_bytes = places_in(parameters_among(sizes), {})[1]
         self.memory: Memory | None = None
         self.base = 0  # where the memory begins
         self.addresses: dict[str, int] = {}
@@ -286,12 +286,16 @@ def slab_sizes(plan: Plan, shared: Container[str] = ()) -> dict[str, int]:
     }
 
 
+def parameters_among(slabs: Mapping[str, int]) -> dict[str, int]:
+    """The slabs of which blocks may hold a copy."""
+    return {name: nbytes for name, nbytes in slabs.items() if name in PARAMETERS}
+
+
 def bytes_held(plan: Plan) -> dict[str, int]:
     """Bytes of what blocks may hold in shared memory, from little to much; tables with either."""
     slabs, tables = slab_sizes(plan), table_sizes(plan)
-    parameters = {name: nbytes for name, nbytes in slabs.items() if name in PARAMETERS}
     return {
         "nothing": 0,
-        "parameters": places_in(parameters, tables)[1],
+        "parameters": places_in(parameters_among(slabs), tables)[1],
         "everything": places_in(slabs, tables)[1],
     }

@@ -74,6 +74,7 @@ class Program:
                 self.rows //= 2
         self.segments = -(-plan.batch_rows // plan.segment_rows)
         self.lay_out()
+        self.bytes_of_shared = self.work_bytes + bytes_held(plan)[self.held]  # of a launch
 
     @property
     def item(self) -> int:
@@ -89,11 +90,6 @@ class Program:
     def staging(self) -> int:
         """Where the memory of the products begins, in numbers."""
         return 2 * self.rows * self.stride
-
-    @property
-    def bytes_of_shared(self) -> int:
-        """Shared memory of a launch."""
-        return self.work_bytes + bytes_held(self.plan)[self.held]
 
     @property
     def work_bytes(self) -> int:

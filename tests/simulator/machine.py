@@ -12,23 +12,22 @@ import numpy as np
 
 from fastbp.backends.cuda import language
 
-from .arithmetic import fma, outer_product
 from .blocks import WARP, Block, Wait, describe_site, describe_waits
 from .memory import AddressSpace, Memory, Region, SimulationError
-from .pointers import CheckedPointer, Pointer, Registers, StrayPointer, new_registers
+from .own_words import OwnWords
+from .pointers import CheckedPointer, Pointer, StrayPointer
 from .races import BLOCK_BITS
-from .tensor_cores import bfloat16_words, fragments, to_tf32
+from .tensor_cores import fragments
 
 __all__ = ["MOST_SHARED_BYTES", "MOST_THREADS", "Machine"]
 
 MOST_THREADS = 1024
 MOST_SHARED_BYTES = 232448
-INTEGERS = {np.float32: np.int32, np.float64: np.int64}
 ORDERS = ("forward", "reversed", "random")
 OWN_FILES = (__file__.rpartition("/")[0] + "/", language.__file__)
 
 
-class Machine:
+class Machine(OwnWords):
     """Runs kernels thread by thread, each until it waits or returns.
 
     Parameters
@@ -307,76 +306,6 @@ class Machine:
         if kind not in block.pointers:
             block.pointers[kind] = self.pointer_to(block.shared, block.shared.address, kind)
         return block.pointers[kind]
-
-    def offset(self, pointer: Any, elements: int) -> Any:
-        return pointer.shifted(elements)
-
-    def registers(self, count: int, kind: Any) -> Registers:
-        return new_registers(self, count, kind)
-
-    def fill(self, target: Any, index: int, value: Any, count: int) -> None:
-        target.fill(index, value, count)
-
-    def load_vectors(
-        self, target: Any, index: int, source: Any, place: int, apart: int, count: int
-    ) -> None:
-        source.load_vectors(target, index, place, apart, count)
-
-    def store_vectors(
-        self,
-        target: Any,
-        place: int,
-        apart: int,
-        row_apart: int,
-        source: Any,
-        index: int,
-        rows: int,
-        count: int,
-    ) -> None:
-        target.store_vectors(place, apart, row_apart, source, index, rows, count)
-
-    def address_of(self, pointer: Any) -> int:
-        return int(pointer.address)
-
-    def quotient(self, a: int, b: int) -> int:
-        return self.small(a) // self.small(b)
-
-    def remainder(self, a: int, b: int) -> int:
-        return self.small(a) % self.small(b)
-
-    def small(self, number: int) -> int:
-        """The number, if it is one that a division of 31 bits takes."""
-        if not 0 <= number < 2**31:
-            raise ValueError(f"a division of 31 bits got {number}")
-        return int(number)
-
-    def float_bits(self, x: Any) -> int:
-        return int(x.view(INTEGERS[type(x)]))
-
-    def fma(self, a: Any, b: Any, c: Any) -> Any:
-        return fma(a, b, c)
-
-    def outer_product(
-        self, sums: Any, left: Any, first: int, stride: int, right: Any, rows: int, columns: int
-    ) -> None:
-        if not type(sums) is type(left) is type(right) is Registers:
-            raise self.fault("outer_product of what are no registers")
-        outer_product(
-            sums.part(0, 1, rows * columns),
-            left.part(first, stride, rows),
-            right.part(0, 1, columns),
-        )
-
-    def round_to_tf32(
-        self, target: Any, index: int, source: Any, first: int, step: int, count: int
-    ) -> None:
-        target.part(index, 1, count)[...] = to_tf32(source.part(first, step, count))
-
-    def pack_bf16(
-        self, target: Any, index: int, source: Any, low: int, high: int, step: int, count: int
-    ) -> None:
-        pairs = (source.part(first, step, count) for first in (low, high))
-        target.part(index, 1, count)[...] = bfloat16_words(*pairs)
 
     def mma_tf32(self, *operands: Any) -> None:
         self.hub.switch(("mma_tf32", call_site(), *fragments(self, "mma_tf32", *operands)))

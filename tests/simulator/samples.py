@@ -7,9 +7,13 @@ import pytest
 
 from fastbp.backends.cuda import language
 
+from .machine import Machine
+from .memory import SimulationError
+
 __all__ = [
     "ORDERS",
     "every_order",
+    "fails",
     "make_grid_sum",
     "make_reduction",
     "new_counter",
@@ -24,6 +28,14 @@ ORDERS = [
     {"order": "random", "seed": 7, "races": True, "uninitialised": "raise"},
 ]
 every_order = pytest.mark.parametrize("options", ORDERS, ids=str)
+
+
+def fails(kernel, arguments, message, grid=1, block=32, shared=0, machine=None, **launch):
+    machine = machine or Machine()
+    with pytest.raises(SimulationError, match=message) as caught:
+        machine.launch(kernel, grid, block, shared, arguments, **launch)
+    assert language.machine is None
+    return caught.value
 
 
 def upload(machine, array):

@@ -14,6 +14,7 @@ from strategies import scaled_error
 import fastbp as fb
 from fastbp.backends import choose
 from fastbp.backends.cuda import program, tuning
+from fastbp.elementary import constant, sign
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
@@ -205,18 +206,45 @@ def test_laws_of_users(monkeypatch):
     for family in (fb.Activation, fb.Loss, fb.Optimizer):  # other tests enumerate them
         monkeypatch.setattr(family, "registry", dict(family.registry))
 
-    import user_laws
+    @dataclass(frozen=True)
+    class Cube(fb.Activation):
+        scale: float = 1.0
+
+        @staticmethod
+        def law(z, settings):
+            (scale,) = settings
+            return z + scale * z * z * z, constant(1.0, z) + constant(3.0, z) * scale * z * z
 
     @dataclass(frozen=True)
     class JittedSquare(fb.Activation):
         law = staticmethod(square)
 
+    @dataclass(frozen=True)
+    class Quartic(fb.Loss):
+        @staticmethod
+        def law(output, target, settings):
+            residual = output - target
+            cube = residual * residual * residual
+            return cube * residual, constant(4.0, output) * cube
+
+    @dataclass(frozen=True)
+    class SignDescent(fb.Optimizer):
+        learning_rate: float = 0.1
+
+        @property
+        def update(self):
+            return update_sign
+
     X, y = problem(12)
-    layers = [fb.Dense(4, user_laws.Cube(0.2)), fb.Dense(2, JittedSquare())]
-    settings = {"loss": user_laws.Quartic(), "optimizer": user_laws.SignDescent(0.1)}
-    both(fb.Network(3, layers), X, y, epochs=1, batch_size=12, **settings)
+    network = fb.Network(3, [fb.Dense(4, Cube(0.2)), fb.Dense(2, JittedSquare())])
+    both(network, X, y, loss=Quartic(), optimizer=SignDescent(), epochs=1, batch_size=12)
 
 
 @numba.njit
 def square(z, settings):
     return z * z, z + z
+
+
+def update_sign(parameter, gradient, slots, coefficients, is_weight):
+    (learning_rate,) = coefficients
+    return parameter - learning_rate * sign(gradient), slots

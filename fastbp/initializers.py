@@ -89,6 +89,12 @@ def zeros(generator: np.random.Generator, inputs: int, units: int) -> Values:
     return np.zeros((inputs, units))
 
 
+@initializer
+def ones(generator: np.random.Generator, inputs: int, units: int) -> Values:
+    """All one."""
+    return np.ones((inputs, units))
+
+
 def keyed_generator(seed: int, stream: int) -> np.random.Generator:
     """NumPy's Philox generator for a seed and a stream, both of 64 bits."""
     key = np.array([seed % 2**64, stream], dtype=np.uint64)  # a list would go through float64

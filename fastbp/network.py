@@ -70,6 +70,22 @@ class Network:
             for specification in layer.parameters(inputs):
                 yield f"{i}.{specification.name}", specification
 
+    def members(self) -> Iterator[tuple[str, Layer, int]]:
+        """Every layer that is made of no others: ``"2.0"`` in ``"2"``, the layer, its inputs."""
+        for i, (layer, inputs) in enumerate(zip(self.layers, self.sizes, strict=False)):
+            for name, member, size in layer.members(inputs):
+                yield f"{i}.{name}" if name else str(i), member, size
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Values a row has after every layer, those inside others included."""
+        return tuple(layer.output_size(inputs) for _, layer, inputs in self.members())
+
+    @property
+    def runs_fused(self) -> bool:
+        """Whether a GPU can leave the rows of a block in shared memory through all layers."""
+        return all(layer.runs_fused for layer in self.layers)
+
     @property
     def parameter_count(self) -> int:
         """How many numbers training changes."""

@@ -73,6 +73,7 @@ def test_initial_values(name):
         "lecun": 1 / inputs,
         "glorot": 2 / (inputs + units),
         "zeros": 0.0,
+        "ones": 0.0,
         "orthogonal": 1 / inputs,
     }[name.split("_")[0]]
     assert values.var() == pytest.approx(variance, rel=0.03)

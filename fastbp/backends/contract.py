@@ -184,6 +184,45 @@ KERNELS: dict[str, KernelContract] = {
         ("columns",),
         writes=("data_outputs",),
     ),
+    # Layers besides the dense one. A layer whose outputs have no law of their own leaves a
+    # derivative of 1; backward steps fill `input_delta` with `replace`, and multiply into it
+    # without. Sums over the features of a row are in fixed order, of whatever else is in the block.
+    "dropout_forward": KernelContract(
+        ("output", "derivative", "inputs", "keys", "batch", "settings"),
+        ("columns", "layer", "threshold"),
+        writes=("output", "derivative"),
+    ),
+    "multiply_delta": KernelContract(
+        ("input_delta", "delta"),
+        ("columns", "replace"),
+        writes=(),
+        updates=("input_delta",),
+    ),
+    "layer_norm_forward": KernelContract(
+        ("output", "derivative", "normalized", "scale", "inputs", "gain", "bias", "settings"),
+        ("features",),
+        writes=("output", "derivative", "normalized", "scale"),
+        optional=("derivative", "normalized", "scale"),
+    ),
+    "layer_norm_backward": KernelContract(
+        ("input_delta", "gain_delta", "delta", "normalized", "scale", "gain"),
+        ("features", "replace"),
+        writes=("gain_delta",),
+        updates=("input_delta",),
+        optional=("input_delta", "gain_delta"),
+    ),
+    "residual_forward": KernelContract(
+        ("output", "derivative", "inputs", "branch"),
+        ("columns",),
+        writes=("output", "derivative"),
+        optional=("derivative",),
+    ),
+    "residual_backward": KernelContract(
+        ("input_delta", "delta", "branch_delta"),
+        ("columns", "replace"),
+        writes=(),
+        updates=("input_delta",),
+    ),
     # The same for rows in lanes. `first_row` begins a panel, and whole panels are written: columns
     # beyond the rows of the batch come from inputs of zero, and their deltas are zero.
     "dense_forward_in_lanes": KernelContract(

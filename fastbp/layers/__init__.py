@@ -1,6 +1,6 @@
 """Layers: one file a kind."""
 
-from fastbp.layers.base import Layer, ParameterSpec
+from fastbp.layers.base import Layer, ParameterSpec, Place, places_of
 from fastbp.layers.dense import Dense
 
-__all__ = ["Dense", "Layer", "ParameterSpec"]
+__all__ = ["Dense", "Layer", "ParameterSpec", "Place", "places_of"]

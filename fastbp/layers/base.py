@@ -7,23 +7,21 @@ that it contributes to a plan. It knows no arrays and no backend.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from fastbp.registry import Named
 
-__all__ = ["Layer", "ParameterSpec", "PlanTables"]
+__all__ = ["Layer", "ParameterSpec", "Place", "PlanTables", "places_of"]
 
 
 class PlanTables(Protocol):
     """What a layer may ask of the plan that is being built."""
 
-    def sizes(self, index: int) -> tuple[int, int]:
-        """Inputs and outputs of a layer."""
-
-    def input_name(self, index: int) -> str:
-        """The tensor that a layer reads."""
+    in_lanes: bool  # whether rows of the batch lie in lanes: a column of a matrix is a row
+    trains: bool  # whether the plan's purpose is to train
+    has_gradients: bool  # whether it works out gradients of parameters
 
     def add_rows(self, name: str, slab: str, columns: int) -> str:
         """Add a matrix with a row for each row of a segment; return its name."""
@@ -34,7 +32,13 @@ class PlanTables(Protocol):
     def by_units(self, weight: str) -> str:
         """The name of a weight as (units, inputs), which updates keep up to date."""
 
-    in_lanes: bool  # whether rows of the batch lie in lanes: a column of a matrix is a row
+    def add_vector(self, name: str, slab: str, length: int, kind: str) -> str:
+        """Add a matrix of one row; return its name."""
+
+    def add_values(self, name: str, values: Sequence[float], kind: str = "real") -> str:
+        """Add a vector of constants; return its name."""
+
+    segment_rows: int  # rows that a matrix of rows holds
 
     def absent(self) -> str:
         """The name of the tensor that is not there."""
@@ -91,11 +95,50 @@ class ParameterSpec:
         return rows * columns
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a layer stands in a plan.
+
+    Attributes
+    ----------
+    name : str
+        ``"2"``, or ``"2.0"`` for the first layer inside layer 2. Its parameters and tensors begin
+        with it: ``"2.weight"``, ``"2.output"``, ``"2.delta"``.
+    inputs, units : int
+        Values a row has before and after it.
+    source : str
+        The tensor that it reads.
+    before : str or None
+        The tensor to which its backward steps carry the delta; None where nobody wants it.
+    replaces : bool
+        Whether they fill that tensor. Otherwise it holds a derivative, which they multiply by what
+        they carry.
+    """
+
+    name: str
+    inputs: int
+    units: int
+    source: str
+    before: str | None
+    replaces: bool
+
+    @property
+    def output(self) -> str:
+        """The tensor of the layer's outputs."""
+        return f"{self.name}.output"
+
+    @property
+    def delta(self) -> str:
+        """The tensor of their derivatives, and then of the deltas."""
+        return f"{self.name}.delta"
+
+
 class Layer(Named, ABC):
     """A frozen dataclass below this class, in a file of its own, is a kind of layer."""
 
     family: ClassVar[str] = "layer"
     runs_in_lanes: ClassVar[bool] = False  # whether there are kernels for rows in lanes
+    runs_fused: ClassVar[bool] = False  # whether a GPU can leave its rows in shared memory
 
     @abstractmethod
     def output_size(self, inputs: int) -> int:
@@ -105,20 +148,28 @@ class Layer(Named, ABC):
     def parameters(self, inputs: int) -> tuple[ParameterSpec, ...]:
         """The parameter tensors, in the order in which they lie in `Model.parameters`."""
 
+    def acts(self, trains: bool) -> bool:
+        """Whether plans have it at all: some layers do something in training alone."""
+        return True
+
+    def members(self, inputs: int) -> Iterator[tuple[str, Layer, int]]:
+        """The layers that it is made of: name, layer, inputs; itself, under no name, if of none."""
+        yield "", self, inputs
+
     @abstractmethod
-    def add_forward(self, builder: PlanTables, index: int, *, derivative: bool) -> None:
-        """Add the tensors and steps that compute the outputs of layer `index`.
+    def add_forward(self, builder: PlanTables, place: Place, *, derivative: bool) -> None:
+        """Add the tensors and steps that compute the layer's outputs.
 
         With `derivative`, the derivative of the outputs by what the backward steps see is left in
         the layer's delta tensor.
         """
 
     @abstractmethod
-    def add_backward(self, builder: PlanTables, index: int, *, inputs_too: bool) -> None:
-        """Add the steps that carry the layer's delta to the layer before, or to the inputs."""
+    def add_backward(self, builder: PlanTables, place: Place) -> None:
+        """Add the steps that carry the layer's delta to `place.before`."""
 
     @abstractmethod
-    def add_gradients(self, builder: PlanTables, index: int) -> None:
+    def add_gradients(self, builder: PlanTables, place: Place) -> None:
         """Add the steps that compute the gradients of the layer's parameters."""
 
     @abstractmethod
@@ -132,3 +183,38 @@ class Layer(Named, ABC):
             key: value.describe() if isinstance(value, Named) else value
             for key, value in described.items()
         }
+
+
+def places_of(
+    layers: Sequence[Layer],
+    inputs: int,
+    source: str,
+    before: str | None,
+    *,
+    trains: bool,
+    prefix: str = "",
+) -> list[tuple[Layer, Place]]:
+    """The layers of a sequence that act, and where each stands.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    inputs : int
+        Values a row has before the first.
+    source, before : str, str or None
+        Of the first one, as a `Place` has them; `before` is filled.
+    trains : bool
+        Whether the plan's purpose is to train.
+    prefix : str
+        What names begin with.
+    """
+    found = []
+    replaces = True
+    for i, layer in enumerate(layers):
+        units = layer.output_size(inputs)
+        if layer.acts(trains):
+            place = Place(f"{prefix}{i}", inputs, units, source, before, replaces)
+            found.append((layer, place))
+            source, before, replaces = place.output, place.delta, False
+        inputs = units
+    return found

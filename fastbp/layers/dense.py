@@ -7,7 +7,7 @@ from typing import Any
 
 from fastbp.activations import Activation
 from fastbp.initializers import resolve_initializer
-from fastbp.layers.base import Layer, ParameterSpec, PlanTables
+from fastbp.layers.base import Layer, ParameterSpec, Place, PlanTables
 from fastbp.registry import positive_integer
 
 __all__ = ["Dense"]
@@ -34,6 +34,7 @@ class Dense(Layer):
     """
 
     runs_in_lanes = True
+    runs_fused = True
 
     units: int
     activation: Activation
@@ -70,44 +71,40 @@ class Dense(Layer):
     def label(self) -> str:
         return f"Dense({self.units}, {self.activation.name})"
 
-    def add_forward(self, builder: PlanTables, index: int, *, derivative: bool) -> None:
-        inputs, units = builder.sizes(index)
-        weight = f"{index}.weight"
+    def add_forward(self, builder: PlanTables, place: Place, *, derivative: bool) -> None:
+        weight = f"{place.name}.weight"
         thin = builder.is_thin(weight)
         as_it_lies = thin or builder.in_lanes
         tensors = [
-            builder.add_rows(f"{index}.output", "activations", units),
-            builder.add_rows(f"{index}.delta", "deltas", units) if derivative else builder.absent(),
-            builder.input_name(index),
+            builder.add_rows(place.output, "activations", place.units),
+            builder.add_rows(place.delta, "deltas", place.units)
+            if derivative
+            else builder.absent(),
+            place.source,
             weight if as_it_lies else builder.by_inputs(weight),
-            f"{index}.bias",
+            f"{place.name}.bias",
         ]
-        sizes = [inputs, units, int(thin)]
+        sizes = [place.inputs, place.units, int(thin)]
         if builder.in_lanes:
             sizes = [int(builder.is_turned(weight))]
         builder.add_step("dense_forward", tensors, sizes, law=self.activation)
 
-    def add_backward(self, builder: PlanTables, index: int, *, inputs_too: bool) -> None:
-        inputs, units = builder.sizes(index)
-        if index == 0 and not inputs_too:
+    def add_backward(self, builder: PlanTables, place: Place) -> None:
+        if place.before is None:
             return
-        # The delta of the layer before holds its derivative until this step multiplies into it.
-        before = f"{index - 1}.delta"
-        if index == 0:
-            before = builder.add_rows("inputs.gradient", "deltas", inputs)
-        weight = f"{index}.weight"
+        weight = f"{place.name}.weight"
         if builder.in_lanes:
-            tensors, sizes = [before, f"{index}.delta", weight], [int(builder.is_turned(weight))]
+            tensors, sizes = [place.before, place.delta, weight], [int(builder.is_turned(weight))]
         else:
-            tensors = [before, f"{index}.delta", builder.by_units(weight)]
-            sizes = [inputs, units, int(index == 0)]
+            tensors = [place.before, place.delta, builder.by_units(weight)]
+            sizes = [place.inputs, place.units, int(place.replaces)]
         builder.add_step("dense_backward_data", tensors, sizes)
 
-    def add_gradients(self, builder: PlanTables, index: int) -> None:
-        weight, delta = f"{index}.weight", f"{index}.delta"
+    def add_gradients(self, builder: PlanTables, place: Place) -> None:
+        weight = f"{place.name}.weight"
         # The gradient of (inputs, units) is inputs.T @ delta, that of (units, inputs) the reverse.
-        factors = [builder.input_name(index), delta]
+        factors = [place.source, place.delta]
         if builder.is_turned(weight):
             factors.reverse()
         builder.add_gradient("dense", weight, *factors)
-        builder.add_gradient("dense", f"{index}.bias", None, delta)
+        builder.add_gradient("dense", f"{place.name}.bias", None, place.delta)

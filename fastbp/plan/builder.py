@@ -17,12 +17,12 @@ __all__ = ["build_plan", "passes_of"]
 def add_loss(builder: PlanBuilder, loss: Loss) -> None:
     """Add the loss step: row losses, row weights, and the delta of the last layer."""
     outputs = builder.network.outputs
-    last = len(builder.network.layers) - 1
+    _, last = builder.places[-1]
     builder.add_vector("row_loss", "rows", builder.segment_rows, "real")
     builder.add_vector("row_weight", "rows", builder.segment_rows, "real")
     builder.add_data("data.targets", 1 if loss.targets == "class" else outputs)
     builder.add_data("data.weights", 1)
-    tensors = ["row_loss", "row_weight", f"{last}.delta", f"{last}.output"]
+    tensors = ["row_loss", "row_weight", last.delta, last.output]
     tensors += ["data.targets", "data.weights", "row_index", "batch"]
     if loss.law is None:
         builder.add_step(f"{loss.name}_loss", tensors, [outputs])
@@ -32,8 +32,8 @@ def add_loss(builder: PlanBuilder, loss: Loss) -> None:
 
 def add_propagation(builder: PlanBuilder, purpose: str, loss: Loss | None) -> None:
     """Add the propagation pass that a purpose needs."""
-    network = builder.network
-    last = len(network.layers) - 1
+    network, places = builder.network, builder.places
+    _, last = places[-1]
     inputs, outputs = network.inputs, network.outputs
     builder.add_vector("batch", "batch", int(Batch.COUNT), "int64")
     builder.add_vector("keys", "batch", ROUNDS, "int64")
@@ -44,21 +44,21 @@ def add_propagation(builder: PlanBuilder, purpose: str, loss: Loss | None) -> No
     builder.add_rows("inputs", "activations", inputs)
     builder.add_step("gather_inputs", ["inputs", "data.inputs", "row_index", "batch"], [inputs])
     backward = purpose in {"gradient", "input_gradient", "vjp", "train"}
-    for i, layer in enumerate(network.layers):
+    for layer, place in places:
         # Evaluation needs no derivative; the loss step of the last layer has a place for it.
-        layer.add_forward(builder, i, derivative=backward or (loss is not None and i == last))
+        is_last = loss is not None and place == last
+        layer.add_forward(builder, place, derivative=backward or is_last)
     if loss is not None:
         add_loss(builder, loss)
     if purpose == "vjp":
         builder.add_data("data.cotangent", outputs)
-        builder.add_step(
-            "multiply_cotangent", [f"{last}.delta", "data.cotangent", "batch"], [outputs]
-        )
+        builder.add_step("multiply_cotangent", [last.delta, "data.cotangent", "batch"], [outputs])
     if backward:
-        inputs_too = purpose in {"input_gradient", "vjp"}
-        for i in reversed(range(last + 1)):
-            network.layers[i].add_backward(builder, i, inputs_too=inputs_too)
-    stored = {"predict": f"{last}.output", "input_gradient": "inputs.gradient"}
+        for layer, place in reversed(places):
+            if place.before == "inputs.gradient":
+                builder.add_rows("inputs.gradient", "deltas", inputs)
+            layer.add_backward(builder, place)
+    stored = {"predict": last.output, "input_gradient": "inputs.gradient"}
     stored["vjp"] = "inputs.gradient"
     if purpose in stored:
         columns = builder.tensors[stored[purpose]].columns
@@ -108,7 +108,9 @@ def build_plan(
     Plan
     """
     may_use_lanes = purpose in {"gradient", "train"} and loss is not None
-    builder = PlanBuilder(network, dtype, batch_rows, geometry, may_use_lanes=may_use_lanes)
+    builder = PlanBuilder(
+        network, dtype, batch_rows, geometry, purpose, may_use_lanes=may_use_lanes
+    )
     builder.add_parameters()
     add_propagation(builder, purpose, loss)
     weight_pass = WeightPass()

@@ -202,7 +202,7 @@ class Plan:
         geometry = self.geometry
         if not geometry.is_grid:
             return ""
-        if max(self.network.sizes[1:]) > geometry.fused_columns:
+        if not self.network.runs_fused or max(self.network.widths) > geometry.fused_columns:
             return "layered"
         is_small = self.multiply_adds <= geometry.resident_multiply_adds
         # Such a launch has no turn for the segments of a batch.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastbp.backends.contract import ROWS_OF_A_SUM
+from fastbp.layers import places_of
 from fastbp.network import Network
 from fastbp.plan.plan import ITEM_BYTES, Geometry, Step, Tensor
 
@@ -25,6 +26,7 @@ class PlanBuilder:
         dtype: str,
         batch_rows: int,
         geometry: Geometry,
+        purpose: str,
         *,
         may_use_lanes: bool = False,
     ) -> None:
@@ -36,6 +38,13 @@ class PlanBuilder:
         self.line = geometry.alignment // ITEM_BYTES[dtype]
         self.panel = geometry.panel_lines * self.line
         self.specifications = dict(network.parameters())
+        self.trains = purpose == "train"
+        self.has_gradients = purpose in {"gradient", "train"}
+        wants_inputs = purpose in {"input_gradient", "vjp"}
+        before = "inputs.gradient" if wants_inputs else None
+        self.places = places_of(
+            network.layers, network.inputs, "inputs", before, trains=self.trains
+        )
         self.in_lanes = may_use_lanes and self.gains_from_lanes()
         if self.in_lanes:
             self.segment_rows = min(batch_rows, ROWS_OF_A_SUM)
@@ -178,17 +187,6 @@ class PlanBuilder:
                 now += self.thin_cost(inputs, units) if thin else self.cost(inputs, units)
                 in_lanes += inputs * units / self.line
         return 2 * now > 3 * in_lanes
-
-    # Layers.
-
-    def sizes(self, index: int) -> tuple[int, int]:
-        """Inputs and outputs of a layer."""
-        sizes = self.network.sizes
-        return sizes[index], sizes[index + 1]
-
-    def input_name(self, index: int) -> str:
-        """The tensor that a layer reads."""
-        return f"{index - 1}.output" if index else "inputs"
 
     # Steps.
 

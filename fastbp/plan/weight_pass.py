@@ -103,8 +103,8 @@ def add_weight_pass(
             "begin_step", ("coefficients", "carry", "scalars", "optimizer"), (), optimizer
         )
         result.reduce_tiles = Step("reduce_tiles", sums, (total,))
-    for i, layer in enumerate(builder.network.layers):
-        layer.add_gradients(builder, i)
+    for layer, place in builder.places:
+        layer.add_gradients(builder, place)
     in_one = builder.segment_rows == builder.batch_rows and not builder.in_lanes
     at_once = optimizer is not None and not split and in_one and not builder.geometry.is_grid
     done: set[str] = set()

@@ -96,7 +96,7 @@ SHARE_ROWS = 64
 
 def panel_columns(network: Network, dtype: str) -> int:
     """Columns of a panel, and so of a tile of the products."""
-    widest = max(network.sizes[1:])
+    widest = max(network.widths)
     if widest <= 32:
         return 32
     return 128 if dtype == "float32" and widest > FUSED_COLUMNS else 64
@@ -109,7 +109,7 @@ def geometry(network: Network, dtype: str, precision: str = "float32") -> Geomet
     """
     panel = panel_columns(network, dtype)
     fused_columns = FUSED_COLUMNS if precision == "float32" else 0
-    fused = max(network.sizes[1:]) <= fused_columns
+    fused = network.runs_fused and max(network.widths) <= fused_columns
     return Geometry(
         alignment=ALIGNMENT,
         panel_lines=panel * ITEM_BYTES[dtype] // ALIGNMENT,
@@ -134,7 +134,7 @@ def row_tile(plan: Plan) -> int:
     most = 64 if plan.way != "layered" else panel
     rows, panels = down, 1
     if plan.way == "layered":
-        panels = -(-max(plan.network.sizes[1:]) // panel)
+        panels = -(-max(plan.network.widths) // panel)
     while 2 * rows <= most and -(-plan.segment_rows // (2 * rows)) * panels >= BLOCKS:
         rows *= 2
     return rows

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # Where each public name lives. The families (activations, losses, ...) need no list: their modules
 # are asked for the name.
 _HOMES = {
+    "Checkpoint": "checkpoint",
     "CheckpointError": "errors",
     "Dense": "layers",
     "Device": "backends.choose",

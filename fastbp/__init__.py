@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fastbp.activations import *  # noqa: F403
     from fastbp.backends.choose import Device as Device
     from fastbp.backends.choose import devices as devices
+    from fastbp.checkpoint import Checkpoint as Checkpoint
     from fastbp.errors import CheckpointError as CheckpointError
     from fastbp.errors import DeviceError as DeviceError
     from fastbp.errors import DivergenceError as DivergenceError

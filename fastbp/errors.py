@@ -37,7 +37,7 @@ class DivergenceError(ArithmeticError):
 
 
 class CheckpointError(ValueError):
-    """A model file is damaged, or is not a fastbp model file."""
+    """A file of a model or of a run is damaged, or is none of fastbp's."""
 
 
 class DeviceError(RuntimeError):

@@ -130,5 +130,5 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
             scaling=None if scaling["input_mean"] is None else Scaling(**scaling),
             metadata=json.loads(described["metadata"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{name}: cannot be read as a model ({error})") from error

@@ -168,6 +168,7 @@ class Run:
             shuffle_seed=settings.seed if settings.shuffle and self.steps_per_epoch > 1 else None,
             epoch=epoch,
             learning_rates=rates,
+            mask_seed=settings.seed,
         )
         status, done = engine.run_in_calls(self.steps_per_epoch)
         if status is not Status.DONE:

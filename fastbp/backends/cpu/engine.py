@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import shuffle
+from fastbp import masks, shuffle
 from fastbp.backends.contract import EPOCH_SUMS, KERNELS, Batch, Status
 from fastbp.backends.cpu.buffers import Buffers
 from fastbp.backends.cpu.job import Job, Mode
@@ -252,6 +252,7 @@ class Engine:
         shuffle_seed: int | None = None,
         epoch: int = 0,
         learning_rates: NDArray[np.float64] | None = None,
+        mask_seed: int | None = None,
     ) -> None:
         """Set what is constant during an epoch and clear its sums.
 
@@ -262,6 +263,8 @@ class Engine:
             Visit the rows in the order of `fastbp.shuffle` for this seed and `epoch`.
         learning_rates : array of float64, optional
             One for each batch of the epoch.
+        mask_seed : int, optional
+            With `epoch`, it settles which values are dropped; needed where the plan drops any.
         """
         self.batch[Batch.DATA_ROWS] = data_rows
         self.batch[Batch.ORDER_BEGIN] = self.batch[Batch.ORDER_END] = 0
@@ -269,6 +272,9 @@ class Engine:
         if shuffle_seed is not None:
             self.batch[Batch.BITS] = shuffle.index_bits(data_rows)
             self.buffers.vector("keys")[:] = shuffle.round_keys(shuffle_seed, epoch)
+        if "mask_keys" in self.buffers.tensors:
+            assert mask_seed is not None, "a plan with masks needs their seed"
+            self.buffers.vector("mask_keys")[:] = masks.epoch_keys(mask_seed, epoch)
         if learning_rates is not None:
             self.learning_rates = learning_rates
         self.scalars[EPOCH_SUMS] = 0.0

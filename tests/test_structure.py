@@ -43,7 +43,7 @@ FLOORS = [
         "backends.layout",
         "backends.object_cache",
     },
-    {"engines"},
+    {"engines", "layer_statistics"},
     {"model_file"},
     {"checkpoint"},
     {"derivatives"},

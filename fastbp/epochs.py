@@ -313,7 +313,7 @@ class Run:
             engines.engine.store_parameters(engines.flat)
             layer = layer_of_parameters(network, engines.flat)
         elif quantity == "gradient":
-            layer = layer_of_gradient(engines.gradient_norms())
+            layer = layer_of_gradient(engines.statistics.gradient_norms())
         elif quantity == "loss":
             batch = step - 1 - epoch * self.steps_per_epoch
             layer = layer_of_outputs(engines.engine, network, batch, self.training.rows)

@@ -147,6 +147,7 @@ class Functions:
         self.addresses: dict[Function, int] = {}
         self.compiled: list[Function] = []  # those that the cache did not have
         self.lock = threading.RLock()
+        self.gate = threading.Lock()  # held by a fork that waits for the lock: it is next
         self.loader: Loader | None = None
         self.notice = Notice("processor", ", and `fastbp warmup` fills it")
         self.is_cut_off = False
@@ -156,7 +157,8 @@ class Functions:
 
     def before_fork(self) -> None:
         """Wait until no other thread compiles or loads a function."""
-        self.lock.acquire(timeout=FORK_PATIENCE)
+        with self.gate:
+            self.lock.acquire(timeout=FORK_PATIENCE)
 
     def after_fork_in_parent(self) -> None:
         """Let other threads go on."""
@@ -169,13 +171,15 @@ class Functions:
             self.lock.release()
         except RuntimeError:
             self.is_cut_off = True
-        self.lock = threading.RLock()
+        self.lock, self.gate = threading.RLock(), threading.Lock()
         self.is_cut_off = self.is_cut_off or are_compilers_taken()
 
     def bind(self, function: Function) -> int:
         """The address of a function, compiled if need be."""
         address = self.addresses.get(function)
         if address is None:
+            with self.gate:
+                pass
             with self.lock:
                 address = self.addresses.get(function)
                 if address is None:

@@ -14,6 +14,7 @@ import concurrency
 import numpy as np
 import pytest
 from concurrency import SCENARIOS, data, train_in_threads
+from profiling import interrupted_after
 
 import fastbp as fb
 from fastbp.backends.cpu import engine, workers
@@ -157,27 +158,6 @@ def test_what_is_no_model_is_said_to_be_none():
     assert fb.train(model=make_model(), X=data()[0], y=data()[1], epochs=1).success
 
 
-@contextlib.contextmanager
-def interrupted_after(count, files):
-    """A KeyboardInterrupt when so many calls have begun in, or returned to, some files.
-
-    Python looks for signals at these places.
-    """
-    left = [count]
-
-    def profile(frame, event, argument):
-        if event in {"call", "c_return"} and frame.f_code.co_filename.endswith(files):
-            left[0] -= 1
-            if left[0] == 0:
-                raise KeyboardInterrupt
-
-    sys.setprofile(profile)
-    try:
-        yield left
-    finally:
-        sys.setprofile(None)
-
-
 def test_an_interrupt_at_any_point_leaves_nothing_taken(monkeypatch):
     """Neither the model nor the workers."""
     monkeypatch.setattr(engine, "PARALLEL_MULTIPLY_ADDS", 0)
@@ -191,12 +171,12 @@ def test_an_interrupt_at_any_point_leaves_nothing_taken(monkeypatch):
     for count in range(1, 1000):
         model = make_model()
         POOL.threads = None
-        with contextlib.suppress(KeyboardInterrupt), interrupted_after(count, files) as left:
+        with contextlib.suppress(KeyboardInterrupt), interrupted_after(files, count) as left:
             train(model)
         assert model._trainings.calls == {}
         assert POOL.line.calls == {}
         assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        if left[0] > 0:
+        if left:
             break
     assert 40 < count < 999
     again, expected = make_model(), make_model()
@@ -292,7 +272,7 @@ def test_an_interrupt_while_the_scaling_is_taken_over_is_no_mixture(few):
     fb.train(trained, *data(), epochs=1, standardize=True)
     for count in range(1, 9):
         model.scaling = trained.scaling
-        with contextlib.suppress(KeyboardInterrupt), interrupted_after(count, "prediction.py"):
+        with contextlib.suppress(KeyboardInterrupt), interrupted_after("prediction.py", count):
             model.predict(X)
         model.scaling = None
         assert np.array_equal(model.predict(X), expected)

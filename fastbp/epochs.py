@@ -122,7 +122,6 @@ class Run:
         self.started = self.saved_at = time.perf_counter()
         self.saved_epochs = self.reached.epochs
         try:
-            model.scaling = self.scaling
             while self.stopped_by is None:
                 row = self.run_epoch()
                 speed = self.training.rows * self.reached.epochs / max(self.training_seconds, 1e-9)
@@ -161,12 +160,14 @@ class Run:
         return int(self.engines.engine.scalars[Scalar.STEP])
 
     def keep(self, snapshot: NDArray[Any]) -> None:
-        """Give the model the parameters of a snapshot, all in one assignment."""
-        flat = np.empty_like(self.model.parameters)
+        """Give the model the parameters of a snapshot, and the scaling that goes with them."""
+        parameters, scaling = self.model.parameters, self.scaling
+        flat = np.empty_like(parameters)
         self.engines.store_parameters(flat, snapshot)
-        self.model.parameters[...] = flat
-        if snapshot is self.start and self.reached.epochs == 0:  # they go with the old scaling
-            self.model.scaling = self.scaling_before
+        if snapshot is self.start and self.reached.epochs == 0:
+            scaling = self.scaling_before
+        parameters[...] = flat  # no call after this: an interrupt would come between the two
+        self.model.scaling = scaling
 
     def leave(self, error: BaseException) -> None:
         """The parameters of the last whole batch, and with a checkpoint the run as it stands."""
@@ -337,7 +338,8 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint."""
         assert self.settings.checkpoint is not None
-        content = state_file(self.model, self.state(), self.settings, self.data)
+        state = self.state()
+        content = state_file(self.model, self.scaling, state, self.settings, self.data)
         write_run_file(self.settings.checkpoint.path, content)
         self.saved_at, self.saved_epochs = time.perf_counter(), self.reached.epochs
 

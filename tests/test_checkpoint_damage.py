@@ -104,6 +104,50 @@ def test_mutated_files_of_models(tmp_path):
     assert sum(count for (_, outcome), count in outcomes.items() if outcome == "refused") > 1500
 
 
+def entry(shape=(1,), place=(0, 8), kind="F64", **more):
+    return {"dtype": kind, "shape": list(shape), "data_offsets": list(place), **more}
+
+
+NOT_DESCRIBED = "is not described by dtype, shape and data_offsets"
+HEADERS = {
+    "twice": ('{"a": {}, "a": {}}', "a key stands twice in the header"),
+    "twice inside": ('{"a": {"b": 1, "b": 1}}', "a key stands twice in the header"),
+    "nan": ('{"a": NaN}', "NaN stands in the header"),
+    "depth": ('{"a": ' + "[" * 100_000, "recursion"),
+    "list": ("[]", "no header"),
+    "blank first": (' {"a": 1}', "no header"),
+    "utf-16": ("{}".encode("utf-16"), "codec can't decode"),
+    "half a name": ('{"\\ud800": 1}', "surrogates not allowed"),
+    "texts": ('{"__metadata__": {"format": 1}}', "does not consist of texts"),
+    "gap": ({"a": entry(place=(8, 16))}, "overlap, or leave a gap"),
+    "overlap": ({"a": entry(), "b": entry()}, "overlap, or leave a gap"),
+    "long": ({"a": entry((3,), (0, 24))}, "are 24 bytes; the file has 16"),
+    "short": ({"a": entry()}, "are 8 bytes; the file has 16"),
+    "negative": ({"a": entry((-1,), (8, 0))}, "'a' has no possible shape"),
+    "huge": ({"a": entry((1 << 63, 0), (0, 0))}, "'a' has no possible shape"),
+    "wide": ({"a": entry([1] * 33)}, "'a' has no possible shape"),
+    "true": ({"a": entry((True,))}, "'a' has no possible shape"),
+    "place": ({"a": entry(place=(0, 8.0))}, "'a' has no possible place"),
+    "size": ({"a": entry((2,))}, "'a' has a place that is not as long as its shape says"),
+    "dtype": ({"a": entry(kind="BF16")}, "'a' has a dtype that is none of F64, I64, F32, U8"),
+    "more": ({"a": entry(more=1)}, NOT_DESCRIBED),
+    "number": ({"a": 3}, NOT_DESCRIBED),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers_are_read_strictly(name, tmp_path):
+    header, message = HEADERS[name]
+    path = tmp_path / "net"
+    if isinstance(header, dict):
+        texts = ("format", "fastbp_version", "network", "dtype", "seed", "metadata", "sha256")
+        described = dict.fromkeys(texts, "") | {"format": "fastbp-model-1"}
+        header = {"__metadata__": described, **header}
+    write(path, join(header, bytes(16)))
+    with pytest.raises(fb.CheckpointError, match=f"damaged, or not a safetensors file .*{message}"):
+        fb.load(path)
+
+
 FORGED = {
     "seed": ("seed", "-1", "seed: expected an integer of at least 0"),
     "digits": ("seed", "9" * 5000, "Exceeds the limit"),

@@ -43,11 +43,11 @@ def test_laws_of_optimizers_run_in_the_interpreter(optimizer):
             gradient = float(rng.normal())
             rate = optimizer.learning_rate / t
             coefficients, carry = optimizer.begin(float(t), rate, carry, optimizer.settings)
-            parameter, slots = optimizer.update(
-                parameter, gradient, slots, coefficients, is_weight
-            )
+            parameter, slots = optimizer.update(parameter, gradient, slots, coefficients, is_weight)
             # The rate of Rprop is its first step size alone.
-            settings["learning_rate"] = optimizer.learning_rate if optimizer.name == "rprop" else rate
+            settings["learning_rate"] = (
+                optimizer.learning_rate if optimizer.name == "rprop" else rate
+            )
             (expected,) = reference.OPTIMIZERS[optimizer.name](
                 np.array([expected]), np.array([gradient]), state, t, bool(is_weight), **settings
             )

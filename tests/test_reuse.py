@@ -33,7 +33,8 @@ def test_every_call_of_a_model_is_that_of_a_fresh_one():
     """Other losses, other numbers of rows and other data in between, and parameters changed."""
     network = fb.mlp(3, 40, 2, activation="tanh")
     used = fb.Model(network, dtype="float64", seed=2)
-    calls = [(40, "mse"), (40, "mae"), (7, "mse"), (40, "mse"), (1, "mae"), (200, "mse"), (40, "mae")]
+    calls = [(40, "mse"), (40, "mse"), (40, "mae"), (7, "mse"), (40, "mse"), (1, "mae"), (1, "mae")]
+    calls += [(200, "mse"), (200, "mse"), (40, "mae")]
     for stream, (rows, loss) in enumerate(calls):
         fresh = fb.Model(network, dtype="float64", seed=2)
         fresh.parameters = used.parameters
@@ -51,7 +52,9 @@ def test_many_rows_are_the_sum_of_their_chunks(weighted):
     pairs = [(model.weights[f"{i}.weight"], model.weights[f"{i}.bias"]) for i in range(2)]
     outputs = reference.forward(pairs, ["tanh", "identity"], X)
     assert scaled_error(model.predict(X), outputs) < 1e-12
-    assert scaled_error(model.loss(X, y, "mse", w), reference.batch_loss("mse", outputs, y, w)) < 1e-12
+    assert (
+        scaled_error(model.loss(X, y, "mse", w), reference.batch_loss("mse", outputs, y, w)) < 1e-12
+    )
     _, _, by_inputs = reference.backpropagation(pairs, ["tanh", "identity"], X, y, "mse", w)
     # Of a mean over many rows each row has little: compare in units of the largest.
     found = model.input_gradient(X, y, "mse", w)

@@ -267,14 +267,20 @@ KERNEL_FAULTS: list[Fault] = in_rooms(
                 "if first < 0:",
             ),
             (
-                "penalties take the biases too",
-                "l1, l2, tile = real(0.0), real(0.0), tile + 1",
-                "tile = tile + 1",
-            ),
-            (
                 "the second slot is taken from within the first",
                 "elements = height(arguments, position) * padded",
                 "elements = count",
+            ),
+        ],
+    ),
+    (
+        CPU + "step.py",
+        "kernels",
+        [
+            (
+                "penalties take the biases too",
+                "l1, l2, tile = real(0.0), real(0.0), tile + 1",
+                "tile = tile + 1",
             ),
         ],
     ),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import queue
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,11 +23,10 @@ from benchmarks.reliability.fault_runs import RUN_FAULTS
 from benchmarks.reliability.fault_tables import Fault
 from benchmarks.reliability.subjects import Outcome, Request
 
-__all__ = ["FAULTS", "check", "plant", "run_checks"]
+__all__ = ["FAULTS", "check", "plant", "run_faults"]
 
 FAULTS: list[Fault] = [*KERNEL_FAULTS, *LAW_FAULTS, *RUN_FAULTS]
-PATIENCE = 120.0  # seconds for one fault; it may make an endless loop
-CHECKS = ROOT / "tests" / "fault_checks.py"
+SERVER = ROOT / "tests" / "fault_server.py"
 
 METHOD = """\
 Each fault is an edit of a line or two of a copy of the package in a temporary folder, with a cache
@@ -45,54 +47,68 @@ def plant(fault: Fault | None, folder: Path) -> Path:
     return folder
 
 
-def run_checks(package: Path, cache: Path, room: str = "") -> dict[str, Any]:
-    """The tests against a copy of the package, those of a room first.
+class Server:
+    """A process that runs the tests against one copy of the package after another.
 
-    A process that ends in another way than by printing its findings has found something too.
+    Each run is a child of it, which begins with Numba and pytest imported.
     """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(package),
-        "FASTBP_CACHE_DIR": str(cache),
-        "NUMBA_NUM_THREADS": "2",
-    }
-    command = [sys.executable, str(CHECKS), *([room] if room else [])]
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            cwd=package,
-            capture_output=True,
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(SERVER)],
+            env={**os.environ, "NUMBA_NUM_THREADS": "2"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
-            timeout=PATIENCE,
-            check=False,
         )
-    except subprocess.TimeoutExpired:
-        return {"plain": True, "found_by": {"room": room, "message": "no end"}}
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        last = (done.stderr.strip().splitlines() or [""])[-1]
-        message = f"the process ended with status {done.returncode}: {last}"[:160]
-        return {"plain": True, "found_by": {"room": room, "message": message}}
-    found: dict[str, Any] = json.loads(lines[-1])
-    if Path(found["package"]) != package / "fastbp":
-        raise RuntimeError(f"the tests ran against {found['package']}")
-    return found
+
+    def run(self, package: Path, cache: Path, room: str = "") -> dict[str, Any]:
+        """The tests against a copy of the package, those of a room first.
+
+        A child that ends in another way than by printing its findings has found something too.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps([str(package), str(cache), room]) + "\n")
+        self.process.stdin.flush()
+        answers: list[dict[str, Any]] = []
+        while not answers or "ended" not in answers[-1]:
+            line = self.process.stdout.readline()
+            if not line:
+                raise RuntimeError("the process that runs the tests has ended")
+            answers.append(json.loads(line))
+        status = answers.pop()["ended"]
+        if status != 0 or not answers:
+            how = {-signal.SIGALRM: "it did not end"}.get(status, f"it ended with status {status}")
+            return {"plain": True, "found_by": {"room": room, "message": how}}
+        (found,) = answers
+        if Path(found["package"]) != package / "fastbp":
+            raise RuntimeError(f"the tests ran against {found['package']}")
+        return found
+
+    def close(self) -> None:
+        """End it."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
 
 
-def run_fault(fault: Fault, cache: Path | None = None) -> dict[str, Any]:
+def run_fault(server: Server, fault: Fault | None, cache: Path) -> dict[str, Any]:
     """What the tests find of one fault; `cache` has kernels that it need not compile."""
     with tempfile.TemporaryDirectory(prefix="fastbp-fault-") as name:
         folder = Path(name).resolve()
         own = folder / "cache"
-        if cache is None:
-            own.mkdir(mode=0o700)
+        if fault is None:
+            own = cache
         else:
             shutil.copytree(cache, own)
-        return run_checks(plant(fault, folder), own, fault.room)
+        return server.run(plant(fault, folder), own, "" if fault is None else fault.room)
 
 
-def prepare(cache: Path) -> None:
+def prepare(server: Server, cache: Path) -> None:
     """Run all tests without a fault, which fills a cache.
 
     Raises
@@ -100,10 +116,38 @@ def prepare(cache: Path) -> None:
     RuntimeError
         If a test fails: it would fail with any fault.
     """
-    with tempfile.TemporaryDirectory(prefix="fastbp-fault-") as name:
-        found = run_checks(plant(None, Path(name).resolve()), cache)
+    found = run_fault(server, None, cache)
     if found["plain"] or found["found_by"]:
         raise RuntimeError(f"a test fails without any fault: {found}")
+
+
+def run_faults(faults: Sequence[Fault], request: Request) -> dict[Fault, dict[str, Any]]:
+    """What the tests find of each fault, several at a time."""
+    results: dict[Fault, dict[str, Any]] = {}
+    free: queue.SimpleQueue[Server] = queue.SimpleQueue()
+    with contextlib.ExitStack() as stack:
+        cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastbp-faults-")))
+        for _ in range(request.workers):
+            server = Server()
+            stack.callback(server.close)
+            free.put(server)
+
+        def run(fault: Fault) -> dict[str, Any]:
+            server = free.get()
+            try:
+                return run_fault(server, fault, cache)
+            finally:
+                free.put(server)
+
+        request.say("  all tests without a fault")
+        prepare(server, cache)
+        pool = stack.enter_context(ThreadPoolExecutor(request.workers))
+        started = {pool.submit(run, fault): fault for fault in faults}
+        for future in as_completed(started):
+            results[started[future]] = future.result()
+            if len(results) % 20 == 0:
+                request.say(f"  {len(results)} of {len(faults)}")
+    return results
 
 
 def chosen(scale: float) -> Sequence[Fault]:
@@ -115,17 +159,7 @@ def chosen(scale: float) -> Sequence[Fault]:
 def check(request: Request) -> Outcome:
     """All planted faults, or as many as the scale says."""
     faults = chosen(request.scale)
-    results: dict[Fault, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="fastbp-faults-") as name:
-        cache = Path(name)
-        request.say("  all tests without a fault")
-        prepare(cache)
-        with ThreadPoolExecutor(request.workers) as pool:
-            started = {pool.submit(run_fault, fault, cache): fault for fault in faults}
-            for future in as_completed(started):
-                results[started[future]] = future.result()
-                if len(results) % 10 == 0:
-                    request.say(f"  {len(results)} of {len(faults)}")
+    results = run_faults(faults, request)
     missed = [fault for fault in faults if results[fault]["found_by"] is None]
     plain = sum(results[fault]["plain"] for fault in faults)
     rows = [

@@ -19,8 +19,8 @@ PERCENTILES = (50, 90, 99, 99.9, 100)
 
 METHOD = f"""\
 The same kind of networks, all numbers rounded to float32 first, so that what is measured is the
-arithmetic alone. The error max |g - g*| / max(1, max |g*|) is given in units of 2**-23 times (depth +
-largest fan-in): every layer rounds, and a sum of n terms rounds n times. The threshold is
+arithmetic alone. The error max |g - g*| / max(1, max |g*|) is given in units of 2**-23 times
+(depth + largest fan-in): every layer rounds, and a sum of n terms rounds n times. The threshold is
 {THRESHOLD:g} units. Where a derivative jumps, float32 may come out on the other side; of a network
 above the threshold with a number within {NEAR:g} of a kink it is said and it is not counted."""
 

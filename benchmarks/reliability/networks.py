@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,11 @@ from fastbp.losses import Loss
 __all__ = ["Problem", "nearest_kink", "random_problem", "scaled_error"]
 
 # Mostly small, so that many networks can be tried; and the edges of lines, panels and tiles.
-SMALL, MIDDLE, WIDE = (1, 2, 3, 4, 5, 7, 8, 9), (13, 15, 16, 17, 31, 32, 33), (61, 63, 64, 65, 67, 70)
+SMALL, MIDDLE, WIDE = (
+    (1, 2, 3, 4, 5, 7, 8, 9),
+    (13, 15, 16, 17, 31, 32, 33),
+    (61, 63, 64, 65, 67, 70),
+)
 FEW, SOME, MANY = (1, 2, 3, 4, 5, 7), (15, 16, 17, 31, 32, 33, 63, 64, 65), (97, 127, 128, 129, 200)
 SHARES = (0.8, 0.15, 0.05)
 DEPTHS = (1, 2, 3, 4, 5)
@@ -153,7 +158,7 @@ def random_problem(
 
     weights = [
         (rounded(rng.normal(size=(m, n)) * np.sqrt(1.5 / m)), rounded(0.1 * rng.normal(size=n)))
-        for m, n in zip(sizes[:-1], sizes[1:], strict=True)
+        for m, n in itertools.pairwise(sizes)
     ]
     X = rounded(rng.normal(size=(rows, sizes[0])))
     y = targets_of(loss, rows, sizes[-1], rng)

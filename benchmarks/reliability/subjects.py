@@ -13,8 +13,8 @@ from benchmarks.processes import ROOT
 
 __all__ = ["SUBJECTS", "Outcome", "Request", "find_tests", "look_at"]
 
-# Name -> the function that looks at it, ``check(request) -> Outcome``, as "module:function". Modules
-# of tests/ are found too.
+# Name -> the function that looks at it, ``check(request) -> Outcome``, as "module:function".
+# Modules of tests/ are found too.
 SUBJECTS = {
     "gradients": "benchmarks.reliability.gradients:check",
     "float32": "benchmarks.reliability.float32:check",

@@ -1,9 +1,9 @@
 """A few of the suite's tests in one process, on few kernels: what planted faults are run against.
 
-``python tests/fault_checks.py [ROOM]`` begins with the tests of a room, goes on with the others,
+`main` begins with the tests of a room, goes on with the others,
 stops at the first that fails, and prints what it found as JSON: "plain", whether the gradient check
-that everybody writes fails, and "found_by", the room and the message, or null. fastbp is that of
-PYTHONPATH.
+that everybody writes fails, and "found_by", the room and the message, or null. fastbp is the one
+that is found first: see `fault_server`.
 
 Kernels that other processes compiled from the same lines are taken from the cache, whatever else
 has been edited: a compiled function is known by the files that its factory imports and by the text
@@ -404,15 +404,21 @@ def plain_check_fails():
     return not np.allclose(gradient, slopes, rtol=1e-3, atol=1e-8)
 
 
-def main(first=None):
-    """Run the rooms, that of the fault before the others."""
+# The rooms in two parts that take about as long where nothing is compiled yet.
+LONG = ("validation", "divergence", "buffers", "elementary")
+PARTS = ([name for name in ROOMS if name not in LONG], LONG)
+
+
+def main(first="", part=None):
+    """Run all rooms, or those of a part, that of the fault before the others."""
     share_kernels()
     try:
         plain = bool(plain_check_fails())
     except Exception:
         plain = True
     found = None
-    for name in dict.fromkeys([*([first] if first else []), *ROOMS]):
+    names = ROOMS if part is None else PARTS[part]
+    for name in dict.fromkeys([*([first] if first else []), *names]):
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 ROOMS[name]()
@@ -425,7 +431,3 @@ def main(first=None):
             found = {"room": name, "message": said[:160]}
             break
     print(json.dumps({"package": str(PACKAGE), "plain": plain, "found_by": found}))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

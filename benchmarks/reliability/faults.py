@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from benchmarks.reliability.subjects import Outcome, Request
 __all__ = ["FAULTS", "check", "plant", "run_faults"]
 
 FAULTS: list[Fault] = [*KERNEL_FAULTS, *LAW_FAULTS, *RUN_FAULTS]
+PARTS = 2  # of the tests, which are run without a fault first
 SERVER = ROOT / "tests" / "fault_server.py"
 
 METHOD = """\
@@ -63,14 +64,16 @@ class Server:
             text=True,
         )
 
-    def run(self, package: Path, cache: Path, room: str = "") -> dict[str, Any]:
-        """The tests against a copy of the package, those of a room first.
+    def run(
+        self, package: Path, cache: Path, room: str = "", part: int | None = None
+    ) -> dict[str, Any]:
+        """The tests against a copy of the package, those of a room first; all, or a part of them.
 
         A child that ends in another way than by printing its findings has found something too.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps([str(package), str(cache), room]) + "\n")
+        self.process.stdin.write(json.dumps([str(package), str(cache), room, part]) + "\n")
         self.process.stdin.flush()
         answers: list[dict[str, Any]] = []
         while not answers or "ended" not in answers[-1]:
@@ -80,7 +83,8 @@ class Server:
             answers.append(json.loads(line))
         status = answers.pop()["ended"]
         if status != 0 or not answers:
-            how = {-signal.SIGALRM: "it did not end"}.get(status, f"it ended with status {status}")
+            endless = status in {-signal.SIGALRM, -signal.SIGXCPU}
+            how = "it did not end" if endless else f"it ended with status {status}"
             return {"plain": True, "found_by": {"room": room, "message": how}}
         (found,) = answers
         if Path(found["package"]) != package / "fastbp":
@@ -96,27 +100,25 @@ class Server:
         self.process.stdout.close()
 
 
-def run_fault(server: Server, fault: Fault | None, cache: Path) -> dict[str, Any]:
+def run_fault(server: Server, fault: Fault, cache: Path) -> dict[str, Any]:
     """What the tests find of one fault; `cache` has kernels that it need not compile."""
     with tempfile.TemporaryDirectory(prefix="fastbp-fault-") as name:
         folder = Path(name).resolve()
         own = folder / "cache"
-        if fault is None:
-            own = cache
-        else:
-            shutil.copytree(cache, own)
-        return server.run(plant(fault, folder), own, "" if fault is None else fault.room)
+        shutil.copytree(cache, own)
+        return server.run(plant(fault, folder), own, fault.room)
 
 
-def prepare(server: Server, cache: Path) -> None:
-    """Run all tests without a fault, which fills a cache.
+def prepare(server: Server, part: int, cache: Path) -> None:
+    """Run a part of the tests without a fault, which fills a cache.
 
     Raises
     ------
     RuntimeError
         If a test fails: it would fail with any fault.
     """
-    found = run_fault(server, None, cache)
+    with tempfile.TemporaryDirectory(prefix="fastbp-fault-") as name:
+        found = server.run(plant(None, Path(name).resolve()), cache, part=part)
     if found["plain"] or found["found_by"]:
         raise RuntimeError(f"a test fails without any fault: {found}")
 
@@ -132,17 +134,18 @@ def run_faults(faults: Sequence[Fault], request: Request) -> dict[Fault, dict[st
             stack.callback(server.close)
             free.put(server)
 
-        def run(fault: Fault) -> dict[str, Any]:
+        def run(function: Callable[..., Any], *arguments: Any) -> Any:
             server = free.get()
             try:
-                return run_fault(server, fault, cache)
+                return function(server, *arguments, cache)
             finally:
                 free.put(server)
 
-        request.say("  all tests without a fault")
-        prepare(server, cache)
         pool = stack.enter_context(ThreadPoolExecutor(request.workers))
-        started = {pool.submit(run, fault): fault for fault in faults}
+        request.say("  all tests without a fault")
+        for done in [pool.submit(run, prepare, part) for part in range(PARTS)]:
+            done.result()
+        started = {pool.submit(run, run_fault, fault): fault for fault in faults}
         for future in as_completed(started):
             results[started[future]] = future.result()
             if len(results) % 20 == 0:

@@ -19,7 +19,7 @@ import fastbp as fb
 from benchmarks.processes import ROOT, source_environment
 from benchmarks.reliability.subjects import Outcome, Request
 
-__all__ = ["check", "failing_calls", "measure"]
+__all__ = ["check", "failing_calls", "readings_of"]
 
 STEPS = 100_000
 FAILURES = 10_000
@@ -148,11 +148,16 @@ def measure(what: str, count: int) -> list[int]:
             def work(count: int) -> None:
                 fail(calls, count)
 
-        work(max(round(WARM_UP * count), 30))
-        readings = [resident()]
-        for _ in range(READINGS):
-            work(max(count // READINGS, 1))
-            readings.append(resident())
+        return readings_of(work, count)
+
+
+def readings_of(work: Callable[[int], None], count: int) -> list[int]:
+    """The resident memory after a warm-up, and after each part of so much work."""
+    work(max(round(WARM_UP * count), 30))
+    readings = [resident()]
+    for _ in range(READINGS):
+        work(max(count // READINGS, 1))
+        readings.append(resident())
     return readings
 
 

@@ -360,6 +360,35 @@ def files():
         test_files.test_a_model_comes_back_to_the_bit(model, (X, y), Path(folder))
 
 
+def averages():
+    import test_averaging
+
+    test_averaging.test_the_kernel_changes_its_lines_alone(9, 2, 7, "float64")
+    for clip_norm in (None, 0.5):
+        test_averaging.test_the_average_weighs_old_parameters_by_powers_of_the_decay(
+            "one output", clip_norm, "float64"
+        )
+    test_averaging.test_the_average_is_what_is_validated_kept_and_returned(small())
+
+
+def constraints():
+    import test_constraint
+
+    for shape in ((40, 64), (7, 130)):
+        for turned, has_copy in itertools.product((False, True), repeat=2):
+            test_constraint.test_units_beyond_the_norm_are_scaled_down(
+                *shape, has_copy, turned, "float64"
+            )
+
+
+def resuming():
+    import test_resume
+
+    for name in ("nadam, plateaus, validation", "averages, clipping"):
+        with tempfile.TemporaryDirectory() as folder:
+            test_resume.test_a_run_goes_on_from_any_epoch(name, "float64", small(), Path(folder))
+
+
 ROOMS = {
     room.__name__: room
     for room in (
@@ -379,6 +408,9 @@ ROOMS = {
         refusals,
         divergence,
         files,
+        averages,
+        constraints,
+        resuming,
         workers,
         buffers,
         kernels,

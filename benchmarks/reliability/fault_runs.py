@@ -18,8 +18,8 @@ RUN_FAULTS: list[Fault] = in_rooms(
             ),
             (
                 "one epoch too few",
-                "for epoch in range(settings.epochs):",
-                "for epoch in range(settings.epochs - 1):",
+                'return "epochs" if epochs >= settings.epochs else None',
+                'return "epochs" if epochs >= settings.epochs - 1 else None',
             ),
         ],
     ),
@@ -27,11 +27,6 @@ RUN_FAULTS: list[Fault] = in_rooms(
         "epochs.py",
         "history",
         [
-            (
-                "schedules begin anew in each epoch",
-                "first = epoch * self.steps_per_epoch",
-                "first = 0",
-            ),
             (
                 "the norm in the history is a sum",
                 "engine.scalars[Scalar.NORM_SUM] / self.steps_per_epoch",
@@ -45,18 +40,18 @@ RUN_FAULTS: list[Fault] = in_rooms(
         [
             (
                 "the best epoch is the worst",
-                "or self.watched[-1] < self.watched[self.best_epoch - 1]:",
-                "or self.watched[-1] > self.watched[self.best_epoch - 1]:",
+                "or watched < self.watched[reached.best_epoch - 1]",
+                "or watched > self.watched[reached.best_epoch - 1]",
             ),
             (
                 "patience is one epoch longer",
-                "epoch + 1 - self.best_epoch >= patience",
-                "epoch + 1 - self.best_epoch > patience",
+                "epochs - self.reached.best_epoch >= settings.patience",
+                "epochs - self.reached.best_epoch > settings.patience",
             ),
             (
                 "the parameters before the best epoch are kept",
-                "self.best[...] = self.last_good",
-                "self.best[...] = self.current",
+                "best_epoch, best = (epochs, snapshot) if is_best",
+                "best_epoch, best = (epochs, reached.kept) if is_best",
             ),
         ],
     ),
@@ -66,9 +61,46 @@ RUN_FAULTS: list[Fault] = in_rooms(
         [
             (
                 "a diverged epoch's parameters stay",
-                "self.engine.store_parameters(model.parameters, self.last_good)\n"
-                "            if epochs == 0",
-                "self.engine.store_parameters(model.parameters)\n            if epochs == 0",
+                "self.keep(self.final_parameters if is_stopped else self.reached.kept)",
+                "self.keep(self.engines.snapshot())",
+            ),
+        ],
+    ),
+    (
+        "epochs.py",
+        "resuming",
+        [
+            (
+                "a resumed run has the slots and the step of a new one",
+                "engine.write_state(state.engine)",
+                "pass",
+            ),
+            (
+                "a resumed run forgets the losses that it watched",
+                "self.watched = list(state.watched)",
+                "self.watched = [0.0] * len(state.watched)",
+            ),
+        ],
+    ),
+    (
+        "schedules.py",
+        "history",
+        [
+            (
+                "schedules begin anew in each epoch",
+                "first = epoch * steps_per_epoch",
+                "first = 0",
+            ),
+        ],
+    ),
+    (
+        "run_engines.py",
+        "averages",
+        [
+            (
+                "the parameters, not their average, are validated and kept",
+                "self.settings.ema is not None and self.engine.scalars[Scalar.STEP] > 0",
+                "self.settings.ema is not None and self.engine.scalars[Scalar.STEP] < 0",
             ),
         ],
     ),
@@ -226,13 +258,13 @@ RUN_FAULTS: list[Fault] = in_rooms(
         ],
     ),
     (
-        "checkpoint.py",
+        "model_file.py",
         "files",
         [
             (
                 "the scaling is not saved",
-                "if content.scaling is not None:",
-                "if content.scaling is None:",
+                'values = getattr(content.scaling, name.removeprefix("scaling."), None)',
+                "values = None",
             ),
         ],
     ),

@@ -20,12 +20,13 @@ from benchmarks.processes import ROOT
 from benchmarks.reliability.fault_kernels import KERNEL_FAULTS
 from benchmarks.reliability.fault_laws import LAW_FAULTS
 from benchmarks.reliability.fault_runs import RUN_FAULTS
+from benchmarks.reliability.fault_steps import STEP_FAULTS
 from benchmarks.reliability.fault_tables import Fault
 from benchmarks.reliability.subjects import Outcome, Request
 
 __all__ = ["FAULTS", "check", "plant", "run_faults"]
 
-FAULTS: list[Fault] = [*KERNEL_FAULTS, *LAW_FAULTS, *RUN_FAULTS]
+FAULTS: list[Fault] = [*KERNEL_FAULTS, *STEP_FAULTS, *LAW_FAULTS, *RUN_FAULTS]
 PARTS = 2  # of the tests, which are run without a fault first
 SERVER = ROOT / "tests" / "fault_server.py"
 

@@ -289,13 +289,14 @@ def refusals():
 
     for name in test_input.BAD:
         test_input.test_bad_arguments_of_train(name)
-    test_not_finite.test_nan_parameters_show_in_everything(small())
     test_not_finite.test_a_row_of_weight_zero_counts_for_nothing_even_with_an_infinite_loss()
 
 
 def divergence():
     import test_training
+    import test_workers
 
+    test_workers.test_all_workers_stop_where_training_diverges(2, None)
     for clip_norm in (None, 1e300):
         test_training.test_divergence_is_an_error_and_leaves_the_last_finished_epoch(
             small(), clip_norm
@@ -381,12 +382,31 @@ def constraints():
             )
 
 
+def layers():
+    import test_layer_kernels
+
+    for shape in ((9, 17), (13, 65)):
+        for position in (0, 1000):
+            test_layer_kernels.test_dropout_forward(shape, "float64", 0.25, position)
+        test_layer_kernels.test_residual_backward(shape, "float64", 0)
+        test_layer_kernels.test_layer_norm_forward(shape, "float64", True, True)
+        test_layer_kernels.test_layer_norm_backward(shape, "float64", 0, True, True)
+
+
 def resuming():
     import test_resume
 
     for name in ("nadam, plateaus, validation", "averages, clipping"):
+        settings = {**test_resume.RUNS[name], "dtype": "float64"}
+        model, result = test_resume.trained(None, *small(), **settings)
         with tempfile.TemporaryDirectory() as folder:
-            test_resume.test_a_run_goes_on_from_any_epoch(name, "float64", small(), Path(folder))
+            path = Path(folder) / "run.safetensors"
+            with pytest.raises(test_resume.Cut):
+                test_resume.trained(path, *small(), cut_at=5, resume=True, **settings)
+            other, whole = test_resume.trained(path, *small(), seed=9, resume=True, **settings)
+        assert np.array_equal(other.parameters, model.parameters)
+        assert np.array_equal(whole.history["loss"], result.history["loss"])
+        assert np.array_equal(whole.history["learning_rate"], result.history["learning_rate"])
 
 
 ROOMS = {
@@ -410,6 +430,7 @@ ROOMS = {
         files,
         averages,
         constraints,
+        layers,
         resuming,
         workers,
         buffers,

@@ -1,4 +1,4 @@
-"""Faults in the compiled kernels that change parameters, in those of rows in lanes, in the driver."""
+"""Faults in the kernels of steps, of layers and of rows in lanes, and in the driver."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ STEP_FAULTS: list[Fault] = in_rooms(
     ),
     (
         CPU + "driver.py",
-        "refusals",
+        "divergence",
         [
             (
                 "a loss that is not finite is found after the step",
@@ -277,6 +277,54 @@ STEP_FAULTS: list[Fault] = in_rooms(
                 "the other way round of a weight does not follow the norm",
                 "if is_present(arguments, 1):",
                 "if first < 0:",
+            ),
+        ],
+    ),
+    (
+        CPU + "normalization.py",
+        "layers",
+        [
+            (
+                "padding counts in a row's variance",
+                "deviation = builder.select(inside, deviation, nothing)",
+                "pass",
+            ),
+            (
+                "normalisation carries the mean of a delta back",
+                "value = builder.fsub(through, mean)",
+                "value = through",
+            ),
+            (
+                "normalisation forgets epsilon",
+                "variance = builder.fadd(variance, splat(builder, epsilon, count))",
+                "pass",
+            ),
+        ],
+    ),
+    (
+        CPU + "residual.py",
+        "layers",
+        [
+            (
+                "what goes past a residual block is multiplied, what goes through is not",
+                "return (factor * (a + b),)",
+                "return (factor * a + b,)",
+            ),
+        ],
+    ),
+    (
+        CPU + "masks.py",
+        "layers",
+        [
+            (
+                "dropout keeps what it should drop",
+                'keep = builder.icmp_unsigned(">=", word, limit)',
+                'keep = builder.icmp_unsigned("<", word, limit)',
+            ),
+            (
+                "every batch has the masks of the first",
+                "row_keys(words, position + first, layer, keys, rows)",
+                "row_keys(words, first, layer, keys, rows)",
             ),
         ],
     ),

@@ -1,8 +1,9 @@
 """When training has diverged, and of what the error speaks.
 
-The rule. After every step the loss of its batch and the norm of its gradient must be finite, and the
-loss no more than `RUNAWAY` times the loss that the run began with; after every epoch the parameters
-and the validation loss must be finite. So a parameter that overflows in the last step of an epoch is
+The rule. After every step the loss of its batch and the norm of its gradient must be finite, and
+the loss no more than `RUNAWAY` times the larger of two: the loss of the run's first batch, and the
+largest loss that outputs of zero would have on the targets. After every epoch the parameters and
+the validation loss must be finite. So a parameter that overflows in the last step of an epoch is
 found at that epoch's end, in any other step by the loss of the next one.
 """
 
@@ -124,8 +125,9 @@ def divergence_error(
     """
     of_layer = "" if layer is None else f" of layer {layer}"
     what = {
-        "loss": f"the outputs{of_layer} are no longer finite" if layer else "the loss is no longer "
-        "finite",
+        "loss": f"the outputs{of_layer} are no longer finite"
+        if layer
+        else "the loss is no longer finite",
         "gradient": f"the gradient{of_layer} is no longer finite",
         "parameter": f"a parameter{of_layer} is no longer finite",
         "validation loss": "the validation loss is no longer finite",
@@ -134,8 +136,8 @@ def divergence_error(
         what = f"the loss is {loss:.3g}, over {RUNAWAY:,.0f} times that of the start,"
     kept = "initial parameters" if epoch == 1 else f"parameters of epoch {epoch - 1}"
     return DivergenceError(
-        f"{what} at step {step} (epoch {epoch}); the model has the {kept}. A smaller learning rate, "
-        "clip_norm, or standardize=True helps.",
+        f"{what} at step {step} (epoch {epoch}); the model has the {kept}. A smaller learning "
+        "rate, clip_norm, or standardize=True helps.",
         epoch=epoch,
         step=step,
         quantity=quantity,

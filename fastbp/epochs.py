@@ -182,9 +182,8 @@ class Run:
             if self.steps == (self.reached.epochs + 1) * self.steps_per_epoch:
                 self.end_epoch(self.reached.epochs)  # what it looks at is in no file
             self.save()
-            error.add_note(
-                f"{checkpoint.path} has the run up to step {self.steps}; resume=True goes on from it"
-            )
+            path, steps = checkpoint.path, self.steps
+            error.add_note(f"{path} has the run up to step {steps}; resume=True goes on from it")
         except (OSError, DivergenceError) as failure:
             error.add_note(f"the run could not be saved: {failure}")
 

@@ -15,8 +15,8 @@ class DivergenceError(ArithmeticError):
     epoch, step : int
         Epoch (counted from 1) and step of the whole run (counted from 1) that failed.
     quantity : str
-        What was not finite: ``"loss"``, ``"gradient"``, ``"parameter"`` or ``"validation loss"``; or
-        what was too large: ``"loss"``.
+        What was not finite: ``"loss"``, ``"gradient"``, ``"parameter"`` or ``"validation loss"``;
+        or what was too large: ``"loss"``.
     layer : str or None
         The layer where it was found first (``"2"``, ``"2.0"``), if there is one: the first whose
         outputs or parameters, or the last whose gradient, are not finite.

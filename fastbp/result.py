@@ -105,15 +105,15 @@ class TrainResult:
         Of the processor: 1 where the work of a step was too little to divide, or other work kept
         the cores busy. Always 1 on a GPU, which has no use for more.
     history : structured array
-        One row an epoch: epoch (from 1), loss, validation_loss (NaN without), metric (that `monitor`
-        names; NaN without), learning_rate (of the epoch's first step), gradient_norm (mean over the
-        batches, before clipping), seconds. And, with a number for each layer in the order of
-        ``network.members()``, what the epoch's last batch says of it (NaN where that makes no
-        sense, and in epochs so short that looking would take 2% of the time): layer_gradient_norm
-        (before clipping), layer_parameter_norm, layer_update_ratio (norm of the change that the
-        step made by that of the parameters), layer_dead_share (of the relu family: units idle in
-        all rows of the batch's last segment), layer_saturated_share (of tanh, sigmoid and their
-        kind: outputs where the derivative is below 5% of its maximum).
+        One row an epoch: epoch (from 1), loss, validation_loss (NaN without), metric (that
+        `monitor` names; NaN without), learning_rate (of the epoch's first step), gradient_norm
+        (mean over the batches, before clipping), seconds. And, with a number for each layer in the
+        order of ``network.members()``, what the epoch's last batch says of it (NaN where that makes
+        no sense, and in epochs so short that looking would take 2% of the time):
+        layer_gradient_norm (before clipping), layer_parameter_norm, layer_update_ratio (norm of the
+        change that the step made by that of the parameters), layer_dead_share (of the relu family:
+        units idle in all rows of the batch's last segment), layer_saturated_share (of tanh, sigmoid
+        and their kind: outputs where the derivative is below 5% of its maximum).
     """
 
     success: bool

@@ -21,8 +21,8 @@ __all__ = ["RunEngines"]
 
 EVALUATION_ROWS = 1024
 
-# Layers are looked at after so much work of training that it takes less than 2% of the time: a step
-# counts as its multiply-adds, and as many again as a processor does in the microseconds of its calls.
+# Layers are looked at after so much work of training that it takes less than 2% of the time. A step
+# counts as its multiply-adds, and as what a processor does in the microseconds of its calls.
 WORK_OF_A_STEP = 100_000
 WORK_BETWEEN_STATISTICS = 400_000_000
 STEPS_BETWEEN_STATISTICS = 40

@@ -1,9 +1,9 @@
 """A training run as a file, and back: what is needed to go on to the same bits.
 
-The state of a run is small because nothing in it has a memory of its own: the order of the rows and
-the masks of dropout are functions of the seed and the epoch, the learning rate is one of the step and
-the losses before it. What remains are the parameters, the optimizer's slots and scalars, the sums of
-the epoch so far, the history and the best parameters.
+The state of a run is small because little in it has a memory of its own: the order of the rows and
+the masks of dropout are functions of the seed and the epoch, the learning rate is one of the step
+and the losses before it. What remains are the parameters, the optimizer's slots and scalars, the
+sums of the epoch so far, the history and the best parameters.
 """
 
 from __future__ import annotations

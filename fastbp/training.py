@@ -163,8 +163,8 @@ def train(
         With `resume`, for a damaged checkpoint, and for one of another network, other data or other
         settings; nothing has been changed then.
     OSError
-        When a checkpoint cannot be written; the older one is whole, and the model has the parameters
-        of the last finished batch.
+        When a checkpoint cannot be written; the older one is whole, and the model has the
+        parameters of the last finished batch.
     RuntimeError
         When another call is training the model, in another thread or around a callback; nothing
         has been changed then.

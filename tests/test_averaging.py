@@ -142,7 +142,8 @@ def test_the_average_is_what_is_validated_kept_and_returned(small):
 
 
 @pytest.mark.parametrize(
-    ("value", "error"), [(0.0, ValueError), (1.0, ValueError), ("0.9", TypeError), (True, TypeError)]
+    ("value", "error"),
+    [(0.0, ValueError), (1.0, ValueError), ("0.9", TypeError), (True, TypeError)],
 )
 def test_decays_that_are_none(value, error, small):
     with pytest.raises(error, match="ema"):

@@ -40,11 +40,13 @@ def test_a_loss_that_runs_away_is_found_in_its_step(threads, monkeypatch):
     monkeypatch.setattr(engine, "PARALLEL_MULTIPLY_ADDS", 0)
     X, y = linear_case()
     losses = losses_of_a_linear_model(X, y, 3.0, 10, 40)
-    limit = 1e6 * max(losses[0], max(y.min() ** 2, y.max() ** 2))
+    limit = 1e6 * max(losses[0], y.min() ** 2, y.max() ** 2)
     step = int(np.argmax(losses > limit)) + 1
     assert 5 < step < 20
     model = fb.Model(fb.mlp(3, 1), dtype="float64")
-    with pytest.raises(fb.DivergenceError, match=f"over 1,000,000 times .* at step {step} ") as found:
+    with pytest.raises(
+        fb.DivergenceError, match=f"over 1,000,000 times .* at step {step} "
+    ) as found:
         fb.train(model, X, y, threads=threads, **STEEP)
     error = found.value
     assert (error.step, error.epoch) == (step, (step - 1) // 5 + 1)

@@ -308,8 +308,8 @@ KERNELS: dict[str, KernelContract] = {
         ("columns",),
         writes=("transposed",),
     ),
-    # After all updates. Panels of units, or units of a turned weight, whose rows they are; then lines
-    # of a slab.
+    # After all updates. Panels of units, or units of a turned weight, whose rows they are; then
+    # lines of a slab.
     "constrain_weight": KernelContract(
         ("parameter", "transposed", "limit"),
         ("columns", "turned"),

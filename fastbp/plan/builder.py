@@ -7,8 +7,8 @@ from fastbp.losses import Loss
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 from fastbp.plan.plan import Geometry, Plan, Slab, Step
-from fastbp.plan.tables import ORDERED_ROWS, PlanBuilder
 from fastbp.plan.rounds import add_rounds
+from fastbp.plan.tables import ORDERED_ROWS, PlanBuilder
 from fastbp.plan.weight_pass import WeightPass, add_weight_pass
 from fastbp.shuffle import ROUNDS
 

@@ -37,7 +37,7 @@ def scaled(value, factor):
 
 @register_jitable(forceinline=True)
 def factor_of(norm, limit, one):
-    """min(1, limit / norm); NaN for a norm that is not finite, so that it does not pass for zero."""
+    """min(1, limit / norm); NaN for a norm that is not finite, which must not pass for zero."""
     if norm <= limit:
         return one
     return limit / norm if norm < math.inf else norm - norm
@@ -62,7 +62,9 @@ def constrain_weight(real):
             for column in range(0, padded, panel):
                 width = panel_width(padded, column, lanes)
                 place = column * rows_high + row * width
-                squares += sum_of_squares(offset(pointer(arguments, 0, real), place), width // lanes)
+                squares += sum_of_squares(
+                    offset(pointer(arguments, 0, real), place), width // lanes
+                )
             factor = factor_of(real(math.sqrt(squares)), limit, one)
             if factor == one:
                 continue

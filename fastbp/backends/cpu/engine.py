@@ -232,9 +232,7 @@ class Engine(RowsOfBatch):
             if f"{name}.transposed" in self.buffers.tensors:
                 self.buffers.write(f"{name}.transposed", matrix.T)
 
-    def snapshot(
-        self, out: NDArray[Any] | None = None, slab: str = "parameters"
-    ) -> NDArray[Any]:
+    def snapshot(self, out: NDArray[Any] | None = None, slab: str = "parameters") -> NDArray[Any]:
         """A copy of the slab of the parameters, padding (zeros) included; into `out`, if given.
 
         The slab of their ``"averages"`` is laid out in the same way.

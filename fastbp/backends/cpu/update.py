@@ -174,8 +174,8 @@ def averaged(average, parameter, rate):
 def average_parameters(real):
     """averages += rate * (parameters - averages), for lines first <= line < last of the slab.
 
-    rate = (1 - decay) / (1 - decay**step), so that the average is sum_s decay**s p_(t-s) over the sum
-    of these weights: that of the parameters since the run began, without those that it began with.
+    rate = (1 - decay) / (1 - decay**step), so that the average is sum_s decay**s p_(t-s) over the
+    sum of these weights: of the parameters after every step, without those that the run began with.
     """
     lanes = LINE_BYTES * 8 // real.bitwidth
 

@@ -1,6 +1,6 @@
 """Networks of every layer kind once more, naively: NumPy that imports nothing from fastbp.
 
-A layer is a tuple: ``("dense", activation)``, ``("dropout", rate)``, ``("layer_norm", epsilon)`` or
+A layer is a tuple: ``("dense", units, activation)``, ``("dropout", rate)``, ``("layer_norm", epsilon)`` or
 ``("residual", layers)``. Parameters are a list of arrays in storage order. As in `reference`,
 forward runs on complex numbers too.
 """
@@ -76,7 +76,7 @@ class Masks:
 
 
 def dense(settings, parameters, x, masks):
-    (activation,), (W, b) = settings, parameters
+    (_, activation), (W, b) = settings, parameters
     z = x @ W + b
 
     def back(delta):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fastbp.activations import *  # noqa: F403
     from fastbp.backends.choose import Device as Device
     from fastbp.backends.choose import devices as devices
+    from fastbp.checkpoint import Checkpoint as Checkpoint
     from fastbp.errors import CheckpointError as CheckpointError
     from fastbp.errors import DeviceError as DeviceError
     from fastbp.errors import DivergenceError as DivergenceError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 # Where each public name lives. The families (activations, losses, ...) need no list: their modules
 # are asked for the name.
 _HOMES = {
+    "Checkpoint": "checkpoint",
     "CheckpointError": "errors",
     "Dense": "layers",
     "Device": "backends.choose",

@@ -1,60 +1,79 @@
-"""The epochs of a training run: batches, validation, early stopping, history."""
+"""The epochs of a training run: batches, validation, early stopping, history, checkpoints."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp.backends.choose import create_engine, geometry
 from fastbp.backends.contract import Scalar, Status
+from fastbp.checkpoint import write_run_file
 from fastbp.datasets import Data
+from fastbp.divergence import (
+    RUNAWAY,
+    all_finite,
+    divergence_error,
+    layer_of_gradient,
+    layer_of_outputs,
+    layer_of_parameters,
+    loss_at_zero,
+)
 from fastbp.errors import DeviceError, DivergenceError
-from fastbp.losses import Loss
 from fastbp.model import Model
-from fastbp.optimizers import Optimizer
-from fastbp.plan import build_plan
 from fastbp.progress import NoProgress
-from fastbp.result import HISTORY_DTYPE, TrainResult
+from fastbp.result import History, TrainResult, summarize
+from fastbp.run_engines import RunEngines
+from fastbp.run_state import RunState, describe_data, read_state, state_file
 from fastbp.scaling import Scaling
-from fastbp.schedules import Schedule
+from fastbp.settings import Settings
 
-__all__ = ["Callback", "Run", "Settings"]
-
-EVALUATION_ROWS = 1024
-
-Callback = Callable[[np.void, Model], Any]
+__all__ = ["Run"]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The checked arguments of `train`."""
+class Reached:
+    """What a run has reached after some whole epochs. Replaced in one assignment, never changed.
 
-    loss: Loss
-    optimizer: Optimizer
-    schedule: Schedule
+    So an exception at any moment finds parameters, history and epoch that belong together.
+
+    Attributes
+    ----------
+    epochs : int
+        Finished; the history may already have a row of the next one.
+    best_epoch : int
+    kept, best : array
+        Snapshots of the parameters, of the last epoch and of the best one.
+    """
+
     epochs: int
-    batch_size: int
-    clip_norm: float | None
-    clip_value: float | None
-    l1: float
-    l2: float
-    shuffle: bool
-    seed: int
-    patience: int | None
-    device: str
-    precision: str
-    threads: int
-    callbacks: tuple[Callback, ...]
+    best_epoch: int
+    kept: NDArray[Any]
+    best: NDArray[Any]
 
 
 class Run:
-    """One call of `train`: the engines, the history, and what to watch."""
+    """One call of `train`: the engines, the history, and what to watch.
+
+    Parameters
+    ----------
+    model : Model
+    settings : Settings
+    training : Data
+    held_out : Data or None
+    scaling : Scaling or None
+        That the model will have.
+
+    Raises
+    ------
+    DeviceError
+        For a device that is not to be had or has too little memory.
+    CheckpointError
+        If the run is to be resumed and its checkpoint is damaged or of another run.
+    """
 
     def __init__(
         self,
@@ -64,237 +83,319 @@ class Run:
         held_out: Data | None,
         scaling: Scaling | None,
     ) -> None:
-        self.model = model
-        self.settings = settings
-        self.training = training
-        self.held_out = held_out
-        self.scaling = scaling
+        self.model, self.settings, self.training = model, settings, training
+        self.scaling, self.scaling_before = scaling, model.scaling
         batch_rows = min(settings.batch_size, training.rows)
         self.steps_per_epoch = -(-training.rows // batch_rows)
-        network, dtype = model.network, model.dtype
-        shapes = geometry(settings.device, network, dtype, settings.precision)
-        plan = build_plan(
-            network,
-            "train",
-            dtype,
-            batch_rows,
-            shapes,
-            loss=settings.loss,
-            optimizer=settings.optimizer,
-            l1=settings.l1,
-            l2=settings.l2,
-            clip_norm=settings.clip_norm,
-            clip_value=settings.clip_value,
-        )
-        self.engine: Any = None
-        self.evaluator: Any = None
         self.rates: NDArray[np.float64] | None = None
-        self.history: list[np.void] = []
+        self.history = History(model.network)
         self.watched: list[float] = []
-        self.best_epoch = 0
-        self.training_seconds = 0.0
+        self.training_seconds, self.seconds_before = 0.0, 0.0
+        self.stopped_by: str | None = None
+        self.sums: NDArray[np.float64] | None = None  # of an epoch that a checkpoint cut in two
+        self.data = describe_data(training, held_out) if settings.checkpoint else {}
+        state = None
+        if settings.resume:
+            state = read_state(model, settings, self.data, self.history.dtype)
+        self.engines = RunEngines(model, settings, training, held_out, scaling)
         try:
-            self.engine = create_engine(plan, settings.device, settings.threads)
-            if held_out is not None:
-                rows = min(held_out.rows, EVALUATION_ROWS)
-                evaluation = build_plan(
-                    network, "evaluate", dtype, rows, shapes, loss=settings.loss
-                )
-                self.evaluator = create_engine(
-                    evaluation, settings.device, settings.threads, {"parameters": self.engine}
-                )
-                bind(self.evaluator, held_out)
-            bind(self.engine, training)
             # A GPU's engine takes memory only now, when it knows of all that will need some.
-            self.engine.load_parameters(model.parameters)
-            # Copies of the engine's parameters: of the best epoch, the last one, one to write to.
-            self.best, self.last_good, self.current = (self.engine.snapshot() for _ in range(3))
+            self.engines.load_parameters(model.parameters)
+            self.start = self.engines.snapshot()
+            self.buffers = [self.start]
+            self.reached = Reached(0, 0, self.start, self.start)
+            if state is not None:
+                self.restore(state)
         except BaseException:  # whoever keeps the exception would keep the engines' memory, too
             self.close()
             raise
 
+    def close(self) -> None:
+        """Give back what the engines hold besides themselves."""
+        self.engines.close()
+
+    # The run.
+
     def train(self, display: NoProgress) -> TrainResult:
         """Run the epochs; the model has usable parameters however this ends."""
-        model, settings = self.model, self.settings
-        scaling_before = model.scaling
-        model.scaling = self.scaling
-        stopped_by = "epochs"
-        started = time.perf_counter()
-        epochs = 0
+        model = self.model
+        self.started = self.saved_at = time.perf_counter()
+        self.saved_epochs = self.reached.epochs
         try:
-            for epoch in range(settings.epochs):
-                row = self.run_epoch(epoch)
-                epochs = epoch + 1
-                self.remember_best(epoch)
-                speed = self.training.rows * epochs / max(self.training_seconds, 1e-9)
+            model.scaling = self.scaling
+            while self.stopped_by is None:
+                row = self.run_epoch()
+                speed = self.training.rows * self.reached.epochs / max(self.training_seconds, 1e-9)
                 display.update(row, speed)
-                if self.stopped_by_callback(row):
-                    stopped_by = "callback"
-                    break
-                if self.out_of_patience(epoch):
-                    stopped_by = "patience"
-                    break
-        except (DivergenceError, DeviceError):
-            self.engine.store_parameters(model.parameters, self.last_good)
-            if epochs == 0:  # the parameters are still those that went with the old scaling
-                model.scaling = scaling_before
+                self.stopped_by = self.ending(row)
+                self.save_if_due()
+            if self.settings.checkpoint is not None:
+                self.save()
+            self.keep(self.final_parameters)
+            return self.result()
+        except DivergenceError as error:
+            is_stopped = self.settings.on_divergence == "stop"
+            self.keep(self.final_parameters if is_stopped else self.reached.kept)
+            error.parameters = model.parameters.copy()
+            if not is_stopped:
+                raise
+            self.stopped_by = "divergence"
+            return self.result(str(error))
+        except DeviceError:
+            self.keep(self.reached.kept)
             raise
-        except BaseException:
-            self.engine.store_parameters(model.parameters)
-            if self.engine.scalars[Scalar.STEP] == 0:
-                model.scaling = scaling_before
+        except BaseException as error:
+            self.leave(error)
             raise
         finally:
             self.close()
-        seconds = time.perf_counter() - started
-        use_best = settings.patience is not None
-        self.engine.store_parameters(model.parameters, self.best if use_best else self.last_good)
-        return self.result(stopped_by, epochs, seconds, self.best_epoch if use_best else epochs)
 
-    def close(self) -> None:
-        """Give back what the engines hold besides themselves; the copies of parameters stay."""
-        for engine in (self.evaluator, self.engine):
-            if engine is not None:
-                engine.close()
+    @property
+    def final_parameters(self) -> NDArray[Any]:
+        """The snapshot whose parameters the model gets at the end."""
+        return self.reached.kept if self.settings.patience is None else self.reached.best
 
-    def run_epoch(self, epoch: int) -> Any:
-        """One epoch and its validation; returns its row of the history."""
-        settings, engine = self.settings, self.engine
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run that are done."""
+        return int(self.engines.engine.scalars[Scalar.STEP])
+
+    def keep(self, snapshot: NDArray[Any]) -> None:
+        """Give the model the parameters of a snapshot, all in one assignment."""
+        flat = np.empty_like(self.model.parameters)
+        self.engines.store_parameters(flat, snapshot)
+        self.model.parameters[...] = flat
+        if snapshot is self.start and self.reached.epochs == 0:  # they go with the old scaling
+            self.model.scaling = self.scaling_before
+
+    def leave(self, error: BaseException) -> None:
+        """The parameters of the last whole batch, and with a checkpoint the run as it stands."""
+        snapshot = self.engines.snapshot()
+        is_whole = all_finite(snapshot)
+        kept = snapshot if is_whole else self.reached.kept
+        self.keep(kept if self.steps > 0 else self.start)
+        checkpoint = self.settings.checkpoint
+        if checkpoint is None or not isinstance(error, KeyboardInterrupt) or not is_whole:
+            return
+        try:
+            self.save()
+            error.add_note(
+                f"{checkpoint.path} has the run up to step {self.steps}; resume=True goes on from it"
+            )
+        except OSError as failure:
+            error.add_note(f"the run could not be saved: {failure}")
+
+    def ending(self, row: np.void) -> str | None:
+        """What the run ends by after an epoch, if by anything."""
+        settings, epochs = self.settings, self.reached.epochs
+        if settings.callbacks:
+            self.keep(self.reached.kept)
+            answers = [callback(row, self.model) for callback in settings.callbacks]
+            if any(answers):
+                return "callback"
+        if settings.patience is not None and epochs - self.reached.best_epoch >= settings.patience:
+            return "patience"
+        return "epochs" if epochs >= settings.epochs else None
+
+    # An epoch.
+
+    def run_epoch(self) -> np.void:
+        """One epoch, or the rest of one, and its validation; returns its row of the history."""
+        settings, engine = self.settings, self.engines.engine
+        epoch = self.reached.epochs
         started = time.perf_counter()
         rates = self.learning_rates(epoch)
         engine.begin_epoch(
             self.training.rows,
             # One batch of all rows has the same gradient in any order.
             shuffle_seed=settings.seed if settings.shuffle and self.steps_per_epoch > 1 else None,
+            mask_seed=settings.seed,
             epoch=epoch,
             learning_rates=rates,
-            mask_seed=settings.seed,
         )
-        status, done = engine.run_in_calls(self.steps_per_epoch)
-        if status is not Status.DONE:
-            quantity = "loss" if status is Status.LOSS_NOT_FINITE else "gradient"
-            self.diverged(quantity, epoch, done)
+        if self.sums is not None:
+            engine.load_scalars(self.sums)
+            self.sums = None
+        has_statistics = self.run_batches(epoch)
         self.training_seconds += time.perf_counter() - started
-        engine.snapshot(self.current)
-        if not all_finite(self.current):
-            self.diverged("parameter", epoch, self.steps_per_epoch - 1)
-        values = (
-            epoch + 1,
-            engine.scalars[Scalar.LOSS_SUM] / self.steps_per_epoch,
-            self.validate(epoch),
-            rates[0],
-            engine.scalars[Scalar.NORM_SUM] / self.steps_per_epoch,
-            time.perf_counter() - started,
-        )
-        row = np.array([values], dtype=HISTORY_DTYPE)[0]
-        self.history.append(row)
-        self.last_good, self.current = self.current, self.last_good
-        watch = "loss" if self.held_out is None else "validation_loss"
-        self.watched.append(float(row[watch]))
+        snapshot = self.engines.snapshot(self.free_buffer())
+        if not all_finite(snapshot):
+            self.diverged("parameter", self.steps_per_epoch * (epoch + 1))
+        row = self.history.row(epoch)
+        if has_statistics:
+            self.engines.fill_statistics(row)
+        loss = engine.scalars[Scalar.LOSS_SUM] / self.steps_per_epoch
+        validation_loss, metric = self.engines.validate(snapshot)
+        if self.engines.held_out is not None and not math.isfinite(validation_loss):
+            self.diverged("validation loss", self.steps_per_epoch * (epoch + 1))
+        row["epoch"] = epoch + 1
+        row["loss"], row["validation_loss"], row["metric"] = loss, validation_loss, metric
+        row["learning_rate"] = rates[0]
+        row["gradient_norm"] = engine.scalars[Scalar.NORM_SUM] / self.steps_per_epoch
+        row["seconds"] = time.perf_counter() - started
+        self.finish_epoch(row, snapshot)
         return row
+
+    def finish_epoch(self, row: np.void, snapshot: NDArray[Any]) -> None:
+        """Make an epoch part of what was reached."""
+        reached, epochs = self.reached, self.reached.epochs + 1
+        watched = self.settings.monitor.watched(row)
+        del self.watched[epochs - 1 :]
+        self.watched.append(watched)
+        is_best = reached.best_epoch == 0 or watched < self.watched[reached.best_epoch - 1]
+        best_epoch, best = (epochs, snapshot) if is_best else (reached.best_epoch, reached.best)
+        self.reached = Reached(epochs, best_epoch, snapshot, best)
+
+    def free_buffer(self) -> NDArray[Any] | None:
+        """One of the buffers for snapshots that holds none of those that count."""
+        used = (self.reached.kept, self.reached.best)
+        free = [buffer for buffer in self.buffers if not any(buffer is each for each in used)]
+        if not free:
+            free = [np.empty_like(self.start)]
+            self.buffers += free
+        return free[0]
+
+    def run_batches(self, epoch: int) -> bool:
+        """The batches of an epoch that are left; whether the layers are to be looked at."""
+        engine, count = self.engines.engine, self.steps_per_epoch
+        done = self.steps - epoch * count
+        if self.steps == 0:
+            self.run_until(epoch, 1)
+            self.limit_loss()
+            done = 1
+        is_due = self.engines.is_due(count - done)
+        if is_due and done < count:
+            self.run_until(epoch, count - 1)
+            self.engines.prepare_statistics()
+        self.run_until(epoch, count)
+        return is_due
+
+    def run_until(self, epoch: int, last: int) -> None:
+        """Run batches of the epoch until so many are done."""
+        done = self.steps - epoch * self.steps_per_epoch
+        status, done = self.engines.engine.run_in_calls(last, done, self.save_if_due)
+        if status is not Status.DONE:
+            self.diverged(
+                "loss" if status is Status.LOSS_NOT_FINITE else "gradient",
+                epoch * self.steps_per_epoch + done + 1,
+            )
 
     def learning_rates(self, epoch: int) -> NDArray[np.float64]:
         """The learning rate of every step of an epoch."""
         if self.rates is None or not self.settings.schedule.is_same_every_epoch:
-            first = epoch * self.steps_per_epoch
-            steps = np.arange(first, first + self.steps_per_epoch, dtype=np.float64)
-            self.rates = self.settings.optimizer.learning_rate * self.factors(steps)
+            watched = self.watched[: self.reached.epochs]
+            factors = self.settings.schedule.checked_factors(
+                epoch, self.settings.epochs, self.steps_per_epoch, watched
+            )
+            self.rates = self.settings.optimizer.learning_rate * factors
         return self.rates
 
-    def factors(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The schedule's factors, checked: a schedule may be the user's own."""
-        schedule, total = self.settings.schedule, self.steps_per_epoch * self.settings.epochs
-        found = schedule.factors(steps, self.steps_per_epoch, total, self.watched)
-        factors = np.array(found, dtype=np.float64)
-        if factors.shape != steps.shape:
-            raise ValueError(
-                f"schedule: expected {schedule.name} to give factors of shape {steps.shape}; "
-                f"got {factors.shape}"
-            )
-        if not (np.isfinite(factors) & (factors >= 0)).all():
-            raise ValueError(
-                f"schedule: expected {schedule.name} to give finite factors of at least 0; "
-                f"got {factors[~(np.isfinite(factors) & (factors >= 0))][0]}"
-            )
-        return factors
+    # Divergence.
 
-    def validate(self, epoch: int) -> float:
-        """The validation loss, or NaN without validation data."""
-        if self.evaluator is None or self.held_out is None:
-            return math.nan
-        self.evaluator.run_all(self.held_out.rows)
-        sums = self.evaluator.scalars
-        loss = float(sums[Scalar.WEIGHTED_LOSS_SUM] / sums[Scalar.WEIGHT_SUM])
-        if not math.isfinite(loss):
-            self.diverged("validation loss", epoch, self.steps_per_epoch - 1)
-        return loss
+    def limit_loss(self) -> None:
+        """Set what no later batch's loss may exceed, by the first batch and by the targets."""
+        engine = self.engines.engine
+        first = abs(float(engine.scalars[Scalar.LOSS]))
+        reference = max(first, loss_at_zero(self.settings.loss, self.training.targets, self.outputs))
+        engine.scalars[Scalar.LOSS_LIMIT] = RUNAWAY * reference if reference > 0 else np.inf
+        engine.load_scalars(engine.scalars)
 
-    def diverged(self, quantity: str, epoch: int, batch: int) -> None:
-        step = epoch * self.steps_per_epoch + batch + 1
-        kept = "initial parameters" if epoch == 0 else f"parameters of epoch {epoch}"
-        raise DivergenceError(
-            f"the {quantity} is no longer finite at step {step} (epoch {epoch + 1}); the "
-            f"model has the {kept}. A smaller learning rate, clip_norm, or standardize=True helps.",
-            epoch=epoch + 1,
-            step=step,
-            quantity=quantity,
+    @property
+    def outputs(self) -> int:
+        """Of the network."""
+        return self.model.network.outputs
+
+    def diverged(self, quantity: str, step: int) -> NoReturn:
+        """Say what is no longer finite, or too large, and where."""
+        engines, network, epoch = self.engines, self.model.network, self.reached.epochs
+        layer = None
+        if quantity == "parameter":
+            engines.engine.store_parameters(engines.flat)
+            layer = layer_of_parameters(network, engines.flat)
+        elif quantity == "gradient":
+            layer = layer_of_gradient(engines.statistics.gradient_norms())
+        elif quantity == "loss":
+            batch = step - 1 - epoch * self.steps_per_epoch
+            layer = layer_of_outputs(engines.engine, network, batch, self.training.rows)
+        raise divergence_error(
+            quantity,
+            layer,
+            step,
+            epoch + 1,
+            loss=float(engines.engine.scalars[Scalar.LOSS]),
+            limit=float(engines.engine.scalars[Scalar.LOSS_LIMIT]),
         )
 
-    def remember_best(self, epoch: int) -> None:
-        if self.best_epoch == 0 or self.watched[-1] < self.watched[self.best_epoch - 1]:
-            self.best_epoch = epoch + 1
-            if self.settings.patience is not None:
-                self.best[...] = self.last_good
+    # Checkpoints.
 
-    def stopped_by_callback(self, row: np.void) -> bool:
-        if not self.settings.callbacks:
-            return False
-        self.engine.store_parameters(self.model.parameters, self.last_good)
-        answers = [callback(row, self.model) for callback in self.settings.callbacks]
-        return any(answers)
+    def save_if_due(self) -> None:
+        """Write the checkpoint, if there is one and it is time; at a batch boundary."""
+        checkpoint = self.settings.checkpoint
+        if checkpoint is None:
+            return
+        epochs = self.reached.epochs - self.saved_epochs
+        if checkpoint.is_due(epochs, time.perf_counter() - self.saved_at):
+            self.save()
 
-    def out_of_patience(self, epoch: int) -> bool:
-        patience = self.settings.patience
-        return patience is not None and epoch + 1 - self.best_epoch >= patience
+    def save(self) -> None:
+        """Write the checkpoint."""
+        assert self.settings.checkpoint is not None
+        content = state_file(self.model, self.state(), self.settings, self.data)
+        write_run_file(self.settings.checkpoint.path, content)
+        self.saved_at, self.saved_epochs = time.perf_counter(), self.reached.epochs
 
-    def result(self, stopped_by: str, epochs: int, seconds: float, best_epoch: int) -> TrainResult:
-        history = np.array(self.history, dtype=HISTORY_DTYPE)
-        kept = "" if best_epoch == epochs else f" The parameters are those of epoch {best_epoch}."
-        messages = {
-            "epochs": f"All {epochs} epochs were run.{kept}",
-            "patience": f"The watched loss did not fall for {self.settings.patience} epochs.{kept}",
-            "callback": f"A callback stopped training after epoch {epochs}.{kept}",
-        }
-        return TrainResult(
-            success=True,
-            message=messages[stopped_by],
-            stopped_by=stopped_by,
-            loss=float(history["loss"][-1]),
-            validation_loss=float(history["validation_loss"][best_epoch - 1]),
-            best_epoch=best_epoch,
-            epochs=epochs,
-            steps=epochs * self.steps_per_epoch,
-            seconds=seconds,
-            samples_per_second=self.training.rows * epochs / max(self.training_seconds, 1e-9),
-            device=self.settings.device,
-            threads=self.settings.threads if self.engine.pace.prefers_parallel else 1,
-            history=history,
+    def state(self) -> RunState:
+        """Where the run stands."""
+        reached = self.reached
+        kept, best = np.empty((2, *self.model.parameters.shape), self.model.dtype)
+        self.engines.store_parameters(kept, reached.kept)
+        self.engines.store_parameters(best, reached.best)
+        return RunState(
+            engine=self.engines.engine.read_state(),
+            kept=kept,
+            best=best,
+            history=self.history.rows(reached.epochs),
+            watched=self.watched[: reached.epochs],
+            best_epoch=reached.best_epoch,
+            training_seconds=self.training_seconds,
+            seconds=self.seconds_before + time.perf_counter() - self.started,
+            stopped_by=self.stopped_by,
         )
 
+    def restore(self, state: RunState) -> None:
+        """Go on from where a run stood."""
+        engine = self.engines.engine
+        snapshots = []
+        for flat in (state.kept, state.best):
+            engine.load_parameters(flat)
+            snapshots.append(engine.snapshot())
+        engine.write_state(state.engine)
+        self.history.fill(state.history)
+        self.watched = list(state.watched)
+        epochs = len(state.history)
+        self.reached = Reached(epochs, state.best_epoch, *snapshots)
+        self.training_seconds = state.training_seconds
+        self.seconds_before = state.seconds
+        self.sums = engine.scalars.copy() if self.steps > epochs * self.steps_per_epoch else None
+        self.stopped_by = state.stopped_by
+        if state.stopped_by == "epochs" and epochs < self.settings.epochs:
+            self.stopped_by = None
 
-def all_finite(values: NDArray[Any]) -> bool:
-    """Whether no number is NaN or infinite.
-
-    A sum takes a fraction of the time of looking at each, and is finite only if all of them are;
-    it may also be infinite because it is large.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = values.sum()
-    return bool(np.isfinite(total)) or bool(np.isfinite(values).all())
-
-
-def bind(engine: Any, data: Data) -> None:
-    """Point an engine at some data."""
-    engine.bind("data.inputs", data.inputs, data.sources.get("inputs"))
-    engine.bind("data.targets", data.targets, data.sources.get("targets"))
-    engine.bind("data.weights", data.weights)
+    def result(self, message: str = "") -> TrainResult:
+        """What `train` returns."""
+        reached, settings = self.reached, self.settings
+        engine = self.engines.engine
+        return summarize(
+            self.history.rows(reached.epochs),
+            stopped_by=self.stopped_by or "",
+            message=message,
+            best_epoch=reached.epochs if settings.patience is None else reached.best_epoch,
+            patience=settings.patience,
+            watched=settings.monitor.name,
+            steps=reached.epochs * self.steps_per_epoch,
+            seconds=self.seconds_before + time.perf_counter() - self.started,
+            samples=self.training.rows * reached.epochs,
+            training_seconds=self.training_seconds,
+            device=settings.device,
+            threads=settings.threads if engine.pace.prefers_parallel else 1,
+        )

@@ -62,22 +62,22 @@ class Model(Derivatives):
             dtype = np.dtype(dtype).name
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype: expected 'float32' or 'float64'; got {dtype!r}")
+        self._begin(network, dtype, positive_integer("seed", seed, low=0))
+        for i, (name, specification) in enumerate(network.parameters()):
+            rows, columns = specification.matrix_shape
+            values = initial_values(specification.initializer, self.seed, i, rows, columns)
+            self._weights[name][...] = values.reshape(specification.shape)
+
+    def _begin(self, network: Network, dtype: str, seed: int) -> None:
+        """Everything but the initial values, which `load` has no use for."""
         self.network = network
         self.dtype = dtype
-        self.seed = positive_integer("seed", seed, low=0)
+        self.seed = seed
         self.scaling: Scaling | None = None
         self.metadata: dict[str, Any] = {}
         self._parameters = np.zeros(network.parameter_count, dtype=dtype)
         self._weights: dict[str, NDArray[Any]] = {}
-        self._engines = Engines(network, dtype)
-        start = 0
-        for i, (name, specification) in enumerate(network.parameters()):
-            block = self._parameters[start : start + specification.size]
-            self._weights[name] = block.reshape(specification.shape)
-            rows, columns = specification.matrix_shape
-            values = initial_values(specification.initializer, self.seed, i, rows, columns)
-            self._weights[name][...] = values.reshape(specification.shape)
-            start += specification.size
+        self.__setstate__({})
 
     @property
     def parameters(self) -> NDArray[Any]:
@@ -201,7 +201,7 @@ class Model(Derivatives):
         OSError
             If the file cannot be written; an older one of that name stays as it was.
         """
-        from fastbp.checkpoint import ModelFile, write_model_file
+        from fastbp.model_file import ModelFile, write_model_file
 
         weights = dict(self._weights)
         write_model_file(
@@ -211,7 +211,7 @@ class Model(Derivatives):
 
 
 def load(path: str | os.PathLike[str]) -> Model:
-    """Read a model that `Model.save` wrote.
+    """Read a model that `Model.save` wrote, or the one in the checkpoint of a run.
 
     Parameters
     ----------
@@ -226,12 +226,13 @@ def load(path: str | os.PathLike[str]) -> Model:
     FileNotFoundError
         If there is no such file.
     CheckpointError
-        If it is damaged or is no fastbp model file.
+        If it is damaged, or neither a model's file nor a run's.
     """
-    from fastbp.checkpoint import read_model_file
+    from fastbp.checkpoint import read_model
 
-    content = read_model_file(path)
-    model = Model(content.network, dtype=content.dtype, seed=content.seed)
+    content = read_model(path)
+    model = Model.__new__(Model)
+    model._begin(content.network, content.dtype, content.seed)
     for name, view in model.weights.items():
         view[...] = content.tensors[name]
     model.scaling = content.scaling

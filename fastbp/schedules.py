@@ -24,6 +24,7 @@ class Schedule(Named):
     """How the learning rate moves during training."""
 
     is_same_every_epoch: ClassVar[bool] = False  # then the factors are asked for once
+    depends_on_length: ClassVar[bool] = True  # whether `total_steps` counts for the factors
 
     def factors(
         self,
@@ -50,11 +51,47 @@ class Schedule(Named):
         """
         raise NotImplementedError
 
+    def checked_factors(
+        self, epoch: int, epochs: int, steps_per_epoch: int, losses: Sequence[float]
+    ) -> Factors:
+        """The factors of one epoch's steps; a schedule may be the user's own.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 0.
+        epochs, steps_per_epoch : int
+        losses : sequence of float
+            As for `factors`.
+
+        Raises
+        ------
+        ValueError
+            For factors of another shape, below 0, infinite or NaN.
+        """
+        first = epoch * steps_per_epoch
+        steps = np.arange(first, first + steps_per_epoch, dtype=np.float64)
+        found = self.factors(steps, steps_per_epoch, steps_per_epoch * epochs, losses)
+        factors = np.array(found, dtype=np.float64)
+        if factors.shape != steps.shape:
+            raise ValueError(
+                f"schedule: expected {self.name} to give factors of shape {steps.shape}; "
+                f"got {factors.shape}"
+            )
+        is_right = np.isfinite(factors) & (factors >= 0)
+        if not is_right.all():
+            raise ValueError(
+                f"schedule: expected {self.name} to give finite factors of at least 0; "
+                f"got {factors[~is_right][0]}"
+            )
+        return factors
+
 
 @dataclass(frozen=True)
 class Constant(Schedule):
     """The learning rate stays as it is."""
 
+    depends_on_length = False
     is_same_every_epoch = True
 
     def factors(self, steps, steps_per_epoch, total_steps, losses):
@@ -64,6 +101,8 @@ class Constant(Schedule):
 @dataclass(frozen=True)
 class StepDecay(Schedule):
     """Multiply by `factor` every `every` epochs: factor**floor(epoch / every)."""
+
+    depends_on_length = False
 
     every: int = 30
     factor: float = 0.1
@@ -80,6 +119,8 @@ class StepDecay(Schedule):
 @dataclass(frozen=True)
 class ExponentialDecay(Schedule):
     """Multiply by `factor` after every epoch: factor**epoch, epoch counted from 0."""
+
+    depends_on_length = False
 
     factor: float = 0.99
 
@@ -164,6 +205,8 @@ class ReduceOnPlateau(Schedule):
     A loss has fallen when it is below ``best * (1 - threshold)`` (for a negative best:
     ``best * (1 + threshold)``); the factor never goes below `minimum`.
     """
+
+    depends_on_length = False
 
     factor: float = 0.1
     patience: int = 10

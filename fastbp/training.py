@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from fastbp.backends.choose import (
-    check_device,
-    check_precision,
-    resolve_device,
-    resolve_threads,
-)
+from fastbp.backends.choose import resolve_device
+from fastbp.checkpoint import Checkpoint
 from fastbp.datasets import prepare_data
-from fastbp.epochs import Callback, Run, Settings
+from fastbp.epochs import Run
 from fastbp.losses import Loss
 from fastbp.model import Model
-from fastbp.optimizers import Adam, Optimizer
+from fastbp.optimizers import Optimizer
 from fastbp.plan import passes_of
 from fastbp.progress import resolve_progress
-from fastbp.registry import finite, positive_integer
 from fastbp.result import TrainResult
-from fastbp.schedules import Constant, Schedule
+from fastbp.schedules import Schedule
+from fastbp.settings import Callback, check_settings
 
 __all__ = ["train"]
 
@@ -49,7 +46,12 @@ def train(
     threads: int | None = None,
     progress: bool | None = None,
     callbacks: Iterable[Callback] = (),
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+    resume: bool = False,
     precision: str = "float32",
+    ema: float | None = None,
+    monitor: Any = None,
+    on_divergence: str = "raise",
 ) -> TrainResult:
     """Train a model in place by mini-batch gradient descent.
 
@@ -59,6 +61,10 @@ def train(
         gradient  = d objective / d parameters, scaled by min(1, clip_norm/|gradient|),
                     then each component clipped to [-clip_value, clip_value]
         parameters, slots = optimizer(parameters, gradient, slots)
+
+    A run has diverged when the loss of a batch or the norm of a gradient is not finite, or a loss
+    is more than a million times that at the start, both seen after every step; or when parameters
+    or the validation loss are not finite at the end of an epoch.
 
     Parameters
     ----------
@@ -95,8 +101,8 @@ def train(
     seed : int
         Of the shuffle and of the held-out share.
     patience : int, optional
-        Stop when the watched loss (validation, or training without validation data) has not fallen
-        for so many epochs, and put the best parameters back.
+        Stop when what `monitor` names has not improved for so many epochs, and put the best
+        parameters back.
     device : str
         ``"cpu"``, ``"cuda"`` (the first GPU), ``"cuda:N"``, or ``"auto"``: a GPU where there is one
         and a batch is at least 20 million multiply-adds (3 times rows times parameters), else the
@@ -109,6 +115,14 @@ def train(
     callbacks : iterable of callable
         Each is called as ``callback(row, model)`` after every epoch, with the epoch's row of the
         history; a true result stops training.
+    checkpoint : str, path-like or Checkpoint, optional
+        Where the run is kept, so that it survives its process: at intervals (every 30 seconds for a
+        path), on Ctrl-C, and at the end. The one before is kept under the name with ``.previous``.
+    resume : bool
+        Go on from the checkpoint, to the same bits as a run that was never interrupted; begin anew
+        where there is none. Parameters and scaling of `model` are those of the checkpoint then. A
+        finished run returns its result; with more `epochs` it goes on, if the schedule does not
+        depend on their number.
     precision : str
         Of the factors of the products with weights, forwards and backwards, and of those whose sums
         are the gradients. ``"float32"`` leaves them as they are, also in a model of float64. For a
@@ -116,6 +130,16 @@ def train(
         each to 11 significant bits, with a relative error of at most 2**-11, and ``"bf16"`` to 8,
         with one of at most 2**-8. Sums, and all that is stored, are of float32: parameters, slots,
         activations and deltas. Validation is in the same precision.
+    ema : float, optional
+        In (0, 1): average the parameters over the steps, those of s steps ago with a weight in
+        proportion to ema**s. The average is what is validated, kept and returned.
+    monitor : str, callable or Metric, optional
+        What early stopping and schedules watch: ``"loss"``, ``"validation_loss"`` (the default with
+        validation data) or a metric of the predictions, as ``"accuracy"``, ``"rmse"``, or
+        ``metric(targets, predictions) -> float``, on the validation data, or the training data
+        without.
+    on_divergence : str
+        ``"raise"`` DivergenceError, or ``"stop"`` and return a result whose `success` is False.
 
     Returns
     -------
@@ -131,8 +155,14 @@ def train(
         kernel or the device fails during training; the model then has the parameters of the last
         finished epoch.
     DivergenceError
-        When the loss or the gradient stops being finite; the model then has the parameters of the
-        last finished epoch.
+        When the run has diverged; the model, and the error, then have the parameters of the last
+        finished epoch.
+    CheckpointError
+        With `resume`, for a damaged checkpoint, and for one of another network, other data or other
+        settings; nothing has been changed then.
+    OSError
+        When a checkpoint cannot be written; the older one is whole, and the model has the parameters
+        of the last finished batch.
 
     Source: the chain rule as in Rumelhart, Hinton and Williams, Learning representations by
     back-propagating errors, 1986.
@@ -149,14 +179,20 @@ def train(
         clip_value,
         l1,
         l2,
+        ema,
         shuffle,
         seed,
         patience,
+        monitor,
+        on_divergence,
         device,
         precision,
         model.dtype,
         threads,
         callbacks,
+        checkpoint,
+        resume,
+        has_validation=validation is not None,
     )
     if settings.loss.targets == "class" and model.network.outputs < 2:
         raise ValueError(
@@ -174,60 +210,3 @@ def train(
     with display:  # before the engines are built: the first time, kernels are compiled
         run = Run(model, settings, training, held_out, scaling)
         return run.train(display)
-
-
-def check_settings(
-    loss: str | Loss,
-    optimizer: str | Optimizer | None,
-    schedule: str | Schedule | None,
-    epochs: int,
-    batch_size: int,
-    clip_norm: float | None,
-    clip_value: float | None,
-    l1: float,
-    l2: float,
-    shuffle: bool,
-    seed: int,
-    patience: int | None,
-    device: str,
-    precision: str,
-    dtype: str,
-    threads: int | None,
-    callbacks: Iterable[Callback],
-) -> Settings:
-    """Refuse what cannot be trained with."""
-    for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
-        if value is not None:
-            finite(name, value, 0.0, open_low=True)
-    check_precision(precision, dtype)
-    check_device(device, precision)
-    finite("l1", l1, 0.0)
-    finite("l2", l2, 0.0)
-    if not isinstance(shuffle, bool):
-        raise TypeError(f"shuffle: expected True or False; got {type(shuffle).__name__}")
-    try:
-        members = tuple(callbacks)
-    except TypeError:
-        kind = type(callbacks).__name__
-        raise TypeError(f"callbacks: expected a sequence of callables; got {kind}") from None
-    for i, callback in enumerate(members):
-        if not callable(callback):
-            raise TypeError(f"callbacks[{i}]: expected a callable; got {type(callback).__name__}")
-    return Settings(
-        loss=Loss.resolve(loss),
-        optimizer=Adam() if optimizer is None else Optimizer.resolve(optimizer),
-        schedule=Constant() if schedule is None else Schedule.resolve(schedule),
-        epochs=positive_integer("epochs", epochs),
-        batch_size=positive_integer("batch_size", batch_size),
-        clip_norm=None if clip_norm is None else float(clip_norm),
-        clip_value=None if clip_value is None else float(clip_value),
-        l1=float(l1),
-        l2=float(l2),
-        shuffle=shuffle,
-        seed=positive_integer("seed", seed, low=0),
-        patience=None if patience is None else positive_integer("patience", patience),
-        device=device,
-        precision=precision,
-        threads=resolve_threads(threads),
-        callbacks=members,
-    )

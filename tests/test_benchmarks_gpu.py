@@ -296,6 +296,7 @@ DEVICE_FILES = [
     "tests/test_cuda_precision.py",
     "tests/test_cuda_stopping.py",
     "tests/test_cuda_training.py",
+    "tests/test_layer_statistics.py",
 ]
 
 

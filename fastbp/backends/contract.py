@@ -66,7 +66,11 @@ class Scalar(IntEnum):
     WEIGHT_SUM = 9  # of the weights of all rows of the epoch
     BATCH_LOSS = 10  # of weight times loss over the batch's rows so far
     BATCH_WEIGHT = 11  # of their weights
-    COUNT = 12
+    LOSS_LIMIT = 12  # a batch whose objective is above it ends the run
+    AVERAGE_DECAY = 13  # of the moving average of the parameters, from step to step
+    AVERAGE_WEIGHT = 14  # sum of the powers of the decay over the steps so far
+    AVERAGE_RATE = 15  # one over that: the share of this step's parameters in the average
+    COUNT = 16
 
 
 # What an epoch begins with at zero.
@@ -303,6 +307,21 @@ KERNELS: dict[str, KernelContract] = {
         ("transposed", "parameter"),
         ("columns",),
         writes=("transposed",),
+    ),
+    # After all updates. Panels of units, or units of a turned weight, whose rows they are; then lines
+    # of a slab.
+    "constrain_weight": KernelContract(
+        ("parameter", "transposed", "limit"),
+        ("columns", "turned"),
+        writes=("transposed",),
+        updates=("parameter",),
+        optional=("transposed",),
+    ),
+    "average_parameters": KernelContract(
+        ("averages", "parameters", "scalars"),
+        (),
+        writes=(),
+        updates=("averages",),
     ),
     # Once a segment, in float64: a sum for each lane of a line, these in a fixed tree, then the
     # rows that do not fill a line.

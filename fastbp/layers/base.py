@@ -70,6 +70,9 @@ class PlanTables(Protocol):
         for rows in lanes the last two, with ``_in_lanes``.
         """
 
+    def add_constraint(self, weight: str, largest_norm: float) -> None:
+        """Hold the weights of each unit to a largest norm, after every update."""
+
     def is_turned(self, weight: str) -> bool:
         """Whether a weight lies as (units, inputs), so that its gradient does too."""
 

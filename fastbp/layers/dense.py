@@ -8,7 +8,7 @@ from typing import Any
 from fastbp.activations import Activation
 from fastbp.initializers import resolve_initializer
 from fastbp.layers.base import Layer, ParameterSpec, Place, PlanTables
-from fastbp.registry import positive_integer
+from fastbp.registry import finite, positive_integer
 
 __all__ = ["Dense"]
 
@@ -26,11 +26,17 @@ class Dense(Layer):
     initializer : str, optional
         Initial values of the weight (inputs, units); by default those that suit the activation.
         Biases start at zero.
+    max_norm : float, optional
+        Above 0: after every step of training the weights of each unit, a column of (inputs, units),
+        are scaled down to this Euclidean norm where theirs is larger. Source: Srivastava, Hinton,
+        Krizhevsky, Sutskever and Salakhutdinov, Dropout: a simple way to prevent neural networks
+        from overfitting, 2014.
 
     Raises
     ------
     TypeError, ValueError
-        For units that are not an integer above 0 and for unknown names.
+        For units that are not an integer above 0, for unknown names, and for a norm that is not a
+        finite number above 0.
     """
 
     runs_in_lanes = True
@@ -39,18 +45,24 @@ class Dense(Layer):
     units: int
     activation: Activation
     initializer: str
+    max_norm: float | None
 
     def __init__(
         self,
         units: int,
         activation: str | Activation = "identity",
         initializer: str | None = None,
+        max_norm: float | None = None,
     ) -> None:
         resolved = Activation.resolve(activation, "activation")
         object.__setattr__(self, "units", positive_integer("units", units))
         object.__setattr__(self, "activation", resolved)
         name = resolved.initializer if initializer is None else initializer
         object.__setattr__(self, "initializer", resolve_initializer(name))
+        if max_norm is not None:
+            finite("max_norm", max_norm, 0.0, open_low=True)
+            max_norm = float(max_norm)
+        object.__setattr__(self, "max_norm", max_norm)
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Dense:
@@ -107,4 +119,6 @@ class Dense(Layer):
         if builder.is_turned(weight):
             factors.reverse()
         builder.add_gradient("dense", weight, *factors)
+        if self.max_norm is not None:
+            builder.add_constraint(weight, self.max_norm)
         builder.add_gradient("dense", f"{place.name}.bias", None, place.delta)

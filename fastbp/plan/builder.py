@@ -8,6 +8,7 @@ from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 from fastbp.plan.plan import Geometry, Plan, Slab, Step
 from fastbp.plan.tables import ORDERED_ROWS, PlanBuilder
+from fastbp.plan.rounds import add_rounds
 from fastbp.plan.weight_pass import WeightPass, add_weight_pass
 from fastbp.shuffle import ROUNDS
 
@@ -83,6 +84,7 @@ def build_plan(
     l2: float = 0.0,
     clip_norm: float | None = None,
     clip_value: float | None = None,
+    ema: float | None = None,
 ) -> Plan:
     """Lay out tensors and steps.
 
@@ -99,7 +101,7 @@ def build_plan(
         The most rows that a batch will have.
     geometry : Geometry
         The backend's shapes.
-    loss, optimizer, l1, l2, clip_norm, clip_value
+    loss, optimizer, l1, l2, clip_norm, clip_value, ema
         As in `fastbp.train`; only what the purpose needs.
 
     Returns
@@ -117,6 +119,7 @@ def build_plan(
         weight_pass = add_weight_pass(
             builder, optimizer, l1, l2, clip_value, split=clip_norm is not None
         )
+    rounds = add_rounds(builder, ema) if purpose == "train" else ()
     reduce_loss = None
     if loss is not None:
         reduce_loss = Step("reduce_loss", ("scalars", "row_loss", "row_weight", "batch"), ())
@@ -143,4 +146,6 @@ def build_plan(
         clip_norm=clip_norm,
         multiply_adds=batch_rows * network.parameter_count * passes_of(purpose),
         shares=weight_pass.shares,
+        ema=ema,
+        rounds=rounds,
     )

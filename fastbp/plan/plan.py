@@ -9,7 +9,7 @@ from typing import Any
 from fastbp.network import Network
 from fastbp.text import table
 
-__all__ = ["ITEM_BYTES", "Geometry", "Plan", "Slab", "Step", "Tensor", "Tile"]
+__all__ = ["ITEM_BYTES", "Geometry", "Plan", "Round", "Slab", "Step", "Tensor", "Tile"]
 
 ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8}
 
@@ -139,6 +139,21 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Round:
+    """What follows the update of all parameters, divided among workers that have met before.
+
+    Attributes
+    ----------
+    steps : tuple of Step
+    tiles : tuple of Tile
+        Steps ``gradient_begin <= i < gradient_end`` of the round run on it.
+    """
+
+    steps: tuple[Step, ...]
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """Tables of slabs, tensors and steps. Printing a plan explains the whole computation.
 
@@ -172,6 +187,10 @@ class Plan:
         Of a full batch, about; what the choice between serial and parallel goes by.
     shares : int
         That the rows of a segment are cut into when gradients are summed.
+    ema : float or None
+        By what the weight of older parameters falls at each step, in their moving average.
+    rounds : tuple of Round
+        What follows the updates, one after the other.
     """
 
     network: Network
@@ -195,6 +214,8 @@ class Plan:
     clip_norm: float | None
     multiply_adds: int
     shares: int = 1
+    ema: float | None = None
+    rounds: tuple[Round, ...] = ()
 
     @property
     def way(self) -> str:
@@ -266,6 +287,9 @@ class Plan:
             lines += steps_table(self.weight_steps)
         if self.reduce_tiles:
             lines += ["", "once all gradients are known:", *steps_table([self.reduce_tiles])]
+        for follow in self.rounds:
+            lines += ["", f"then, for each of {len(follow.tiles)} tiles:"]
+            lines += steps_table(follow.steps)
         return "\n".join(lines)
 
 

@@ -59,6 +59,7 @@ class PlanBuilder:
         self.values: dict[str, tuple[float, ...]] = {}
         self.propagation: list[Step] = []
         self.gradients: dict[str, tuple[str, str | None, str]] = {}
+        self.constraints: dict[str, float] = {}
 
     # Tensors.
 
@@ -225,3 +226,7 @@ class PlanBuilder:
         tiles, is settled when the weight pass is laid out.
         """
         self.gradients[parameter] = kind, inputs, delta
+
+    def add_constraint(self, weight: str, largest_norm: float) -> None:
+        """Hold the weights of each unit to a largest norm, after every update."""
+        self.constraints[weight] = largest_norm

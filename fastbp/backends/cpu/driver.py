@@ -31,7 +31,9 @@ STEP, LEARNING_RATE, CLIP_SCALE = (
     int(Scalar.LEARNING_RATE),
     int(Scalar.CLIP_SCALE),
 )
-LOSS, NORM = int(Scalar.LOSS), int(Scalar.NORM)
+LOSS, NORM, LOSS_LIMIT = int(Scalar.LOSS), int(Scalar.NORM), int(Scalar.LOSS_LIMIT)
+AVERAGE_DECAY, AVERAGE_WEIGHT = int(Scalar.AVERAGE_DECAY), int(Scalar.AVERAGE_WEIGHT)
+AVERAGE_RATE = int(Scalar.AVERAGE_RATE)
 LOSS_SUM, NORM_SUM = int(Scalar.LOSS_SUM), int(Scalar.NORM_SUM)
 FINE, LOSS_NOT_FINITE, GRADIENT_NOT_FINITE = (
     int(Status.DONE),
@@ -49,6 +51,8 @@ BATCH_ROWS, SEGMENT_ROWS, ROW_BLOCK = (
     int(Job.ROW_BLOCK),
 )
 FIRST, LAST, TEAM, ROW_UNIT = int(Job.FIRST), int(Job.LAST), int(Job.TEAM), int(Job.ROW_UNIT)
+ROUNDS, ROUND_STEPS = int(Job.ROUNDS), int(Job.ROUND_STEPS)
+ROUND_TILES, ROUND_SHARES = int(Job.ROUND_TILES), int(Job.ROUND_SHARES)
 
 # Rows of the table `once`, each the address of a kernel and of its arguments.
 ORDER_ROWS, REDUCE_LOSS, BEGIN_STEP, REDUCE_TILES = 0, 2, 4, 6
@@ -135,6 +139,8 @@ def run_batches(real, parallel):
             gradient_begin, gradient_end, update_end, first_row, last_row.
         shares : int64 (workers + 1,)
             Worker w takes the tiles shares[w] to shares[w + 1].
+        round_steps, round_tiles, round_shares
+            The same for the rounds after the updates; a row of shares for each.
         batch, scalars
             The tensors of the same names.
         learning_rates : float64 (batches of the epoch,)
@@ -160,6 +166,10 @@ def run_batches(real, parallel):
         first, last, data_rows = job[FIRST], job[LAST], batch[DATA_ROWS]
         first_tile, last_tile = shares[worker], shares[worker + 1]
         leads = worker == 0 or not parallel
+        round_steps = as_pointer(job[ROUND_STEPS], types.int64)
+        round_tiles = as_pointer(job[ROUND_TILES], types.int64)
+        round_shares = as_pointer(job[ROUND_SHARES], types.int64)
+        rounds = job[ROUNDS]
         has_update, has_loss = once[BEGIN_STEP] != 0, once[REDUCE_LOSS] != 0
         has_weight_pass = shares[workers] > 0
         is_split = has_update and not math.isinf(clip_norm)
@@ -195,6 +205,8 @@ def run_batches(real, parallel):
                     scalars[STEP] += 1.0
                     scalars[LEARNING_RATE] = learning_rates[number]
                     scalars[CLIP_SCALE] = 1.0
+                    weight = scalars[AVERAGE_DECAY] * scalars[AVERAGE_WEIGHT] + 1.0
+                    scalars[AVERAGE_WEIGHT], scalars[AVERAGE_RATE] = weight, 1.0 / weight
                     call_once(once, BEGIN_STEP)
                 if parallel and (has_loss or has_weight_pass):
                     meeting += 1
@@ -239,17 +251,32 @@ def run_batches(real, parallel):
             if leads:
                 if not math.isfinite(scalars[NORM]):
                     status = GRADIENT_NOT_FINITE
-                elif not math.isfinite(scalars[LOSS]):
+                elif not math.isfinite(scalars[LOSS]) or scalars[LOSS] > scalars[LOSS_LIMIT]:
                     status = LOSS_NOT_FINITE
-                if status != FINE:
-                    if parallel and number + 1 < last:  # the others wait for the next batch
+                # The others wait for a round, or for the next batch.
+                if status != FINE and rounds == 0:
+                    if parallel and number + 1 < last:
                         meeting += 1
                         open_meeting(team, job, worker, status, meeting)
                         join_meeting(team, worker, workers, meeting + 1)
                     end_run(job, worker, status, number - first)
                     return
-                scalars[LOSS_SUM] += scalars[LOSS]
-                scalars[NORM_SUM] += scalars[NORM]
+                if status == FINE:
+                    scalars[LOSS_SUM] += scalars[LOSS]
+                    scalars[NORM_SUM] += scalars[NORM]
+            for r in range(rounds):
+                if parallel:
+                    status = open_meeting(team, job, worker, status, meeting)
+                if status == FINE:
+                    share = r * (workers + 1) + worker
+                    begin, end = round_shares[share], round_shares[share + 1]
+                    change_weights(round_steps, round_tiles, begin, end, 0, 1)
+                if parallel:
+                    meeting += 1
+                    join_meeting(team, worker, workers, meeting)
+                if status != FINE:
+                    end_run(job, worker, status, number - first)
+                    return
         end_run(job, worker, FINE, last - first)
 
     return run_batches

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastbp import masks, shuffle
-from fastbp.backends.contract import EPOCH_SUMS, KERNELS, Batch, Status
+from fastbp.backends.contract import EPOCH_SUMS, KERNELS, Batch, Scalar, Status
 from fastbp.backends.cpu.buffers import Buffers
 from fastbp.backends.cpu.job import Job, Mode
 from fastbp.backends.cpu.machine_code import bind, bind_kernel, bind_product
 from fastbp.backends.cpu.pace import Pace
+from fastbp.backends.cpu.state import read_state, write_state
 from fastbp.backends.cpu.tuning import PARALLEL_MULTIPLY_ADDS, tile_shape
 from fastbp.backends.cpu.workers import POOL, entry
-from fastbp.backends.layout import FlatParameters, read_panels
+from fastbp.backends.layout import FlatParameters, RowsOfBatch, read_panels
 from fastbp.plan import Plan, Step, Tile
 
 __all__ = ["Engine", "bind_kernel"]
 
 
-class Engine:
+class Engine(RowsOfBatch):
     """Runs a plan on the CPU.
 
     Parameters
@@ -60,6 +61,8 @@ class Engine:
         )
         self.batch: NDArray[np.int64] = self.buffers.vector("batch")
         self.scalars = self.buffers.vector("scalars")
+        self.scalars[Scalar.LOSS_LIMIT] = np.inf
+        self.scalars[Scalar.AVERAGE_DECAY] = plan.ema or 0.0
         self.learning_rates = np.zeros(1)
         self.ran_parallel = False
         self.bound: dict[str, NDArray[Any]] = {}
@@ -68,6 +71,7 @@ class Engine:
         self.batch_rows = plan.batch_rows
         self.build_tables()
         self.shares = {workers: self.share_tiles(workers) for workers in {1, self.workers}}
+        self.round_shares = {workers: self.share_rounds(workers) for workers in {1, self.workers}}
         self.fill_slots()
         self.pace = Pace(self.parallel)
         self.build_job()
@@ -77,7 +81,8 @@ class Engine:
     def build_tables(self) -> None:
         plan = self.plan
         once = (plan.order, plan.reduce_loss, plan.begin, plan.reduce_tiles)
-        steps = [*plan.propagation, *once, *plan.weight_steps]
+        follow = [step for each in plan.rounds for step in each.steps]
+        steps = [*plan.propagation, *once, *plan.weight_steps, *follow]
         starts = [self.add_arguments(step) if step else 0 for step in steps]
         self.argument_table = np.array(self.arguments, dtype=np.int64)
         base = self.argument_table.ctypes.data
@@ -88,12 +93,12 @@ class Engine:
         first, second = len(plan.propagation), len(plan.propagation) + len(once)
         self.propagation = table[:first].copy()
         self.once = table[first:second].copy()
-        self.weight_steps = table[second:].copy()
-        tiles = [
-            (t.gradient_begin, t.gradient_end, t.update_end, t.first_row, t.last_row)
-            for t in plan.tiles
-        ]
-        self.tiles = np.array(tiles, dtype=np.int64).reshape(len(tiles), 5)
+        third = second + len(plan.weight_steps)
+        self.weight_steps, self.round_steps = table[second:third].copy(), table[third:].copy()
+        self.tiles = tile_table(plan.tiles, 0)
+        begins = np.cumsum([0, *(len(each.steps) for each in plan.rounds)]).tolist()
+        rounds = [tile_table(r.tiles, begin) for begin, r in zip(begins, plan.rounds, strict=False)]
+        self.round_tiles = np.concatenate([np.zeros((0, 5), dtype=np.int64), *rounds])
 
     @property
     def workers(self) -> int:
@@ -102,12 +107,16 @@ class Engine:
 
     def share_tiles(self, workers: int) -> NDArray[np.int64]:
         """Where each worker's run of tiles begins, so that all have about the same work."""
-        costs = [self.cost_of(tile) for tile in self.plan.tiles]
-        reached = np.concatenate([[0], np.cumsum(costs, dtype=np.float64)])
-        goals = reached[-1] * np.arange(workers + 1) / workers
-        shares: NDArray[np.int64] = np.searchsorted(reached, goals - 1e-9).astype(np.int64)
-        shares[-1] = len(costs)
-        return shares
+        return equal_shares([self.cost_of(tile) for tile in self.plan.tiles], workers)
+
+    def share_rounds(self, workers: int) -> NDArray[np.int64]:
+        """The same for the tiles of every round, which follow one another."""
+        shares, first = [], 0
+        for each in self.plan.rounds:
+            costs = [tile.last_row - tile.first_row for tile in each.tiles]
+            shares.append(first + equal_shares(costs, workers))
+            first += len(costs)
+        return np.array(shares, dtype=np.int64).reshape(len(shares), workers + 1)
 
     def cost_of(self, tile: Tile) -> int:
         """About how much work a tile is: its lines, and what a tile costs besides."""
@@ -138,6 +147,8 @@ class Engine:
             (Job.BATCH, self.batch),
             (Job.SCALARS, self.scalars),
             (Job.CLIP_NORM, self.clip_norm),
+            (Job.ROUND_STEPS, self.round_steps),
+            (Job.ROUND_TILES, self.round_tiles),
         ):
             self.job[place] = table.ctypes.data
         self.job[Job.STEPS] = len(plan.propagation)
@@ -145,6 +156,7 @@ class Engine:
         self.job[Job.SEGMENT_ROWS] = plan.segment_rows
         self.job[Job.ROW_BLOCK] = plan.row_block
         self.job[Job.ROW_UNIT] = plan.row_unit
+        self.job[Job.ROUNDS] = len(plan.rounds)
 
     def add_arguments(self, step: Step) -> int:
         """Append a step's row of arguments; return where it starts."""
@@ -220,12 +232,17 @@ class Engine:
             if f"{name}.transposed" in self.buffers.tensors:
                 self.buffers.write(f"{name}.transposed", matrix.T)
 
-    def snapshot(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """A copy of the slab of the parameters, padding (zeros) included; into `out`, if given."""
-        slab = self.buffers.slabs["parameters"]
+    def snapshot(
+        self, out: NDArray[Any] | None = None, slab: str = "parameters"
+    ) -> NDArray[Any]:
+        """A copy of the slab of the parameters, padding (zeros) included; into `out`, if given.
+
+        The slab of their ``"averages"`` is laid out in the same way.
+        """
+        source = self.buffers.slabs[slab]
         if out is None:
-            return slab.copy()
-        np.copyto(out, slab)
+            return source.copy()
+        np.copyto(out, source)
         return out
 
     def store_parameters(self, flat: NDArray[Any], snapshot: NDArray[Any] | None = None) -> None:
@@ -243,6 +260,18 @@ class Engine:
             slab = buffers.slabs[tensor.slab] if snapshot is None else snapshot
             read_panels(tensor, geometry, slab, matrix)
 
+    def read_state(self) -> dict[str, NDArray[Any]]:
+        """What training has changed, in flat vectors and in the order of the network."""
+        return read_state(self)
+
+    def write_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a state that `read_state` gave."""
+        write_state(self, state)
+
+    def load_scalars(self, values: NDArray[np.float64]) -> None:
+        """Set all scalars."""
+        self.scalars[...] = values
+
     # Running.
 
     def begin_epoch(
@@ -250,9 +279,9 @@ class Engine:
         data_rows: int,
         *,
         shuffle_seed: int | None = None,
+        mask_seed: int | None = None,
         epoch: int = 0,
         learning_rates: NDArray[np.float64] | None = None,
-        mask_seed: int | None = None,
     ) -> None:
         """Set what is constant during an epoch and clear its sums.
 
@@ -261,10 +290,10 @@ class Engine:
         data_rows : int
         shuffle_seed : int, optional
             Visit the rows in the order of `fastbp.shuffle` for this seed and `epoch`.
-        learning_rates : array of float64, optional
-            One for each batch of the epoch.
         mask_seed : int, optional
             With `epoch`, it settles which values are dropped; needed where the plan drops any.
+        learning_rates : array of float64, optional
+            One for each batch of the epoch.
         """
         self.batch[Batch.DATA_ROWS] = data_rows
         self.batch[Batch.ORDER_BEGIN] = self.batch[Batch.ORDER_END] = 0
@@ -306,24 +335,57 @@ class Engine:
         """Choose the driver and the shares for some workers."""
         self.job[Job.FUNCTION] = self.drivers[workers > 1]
         self.job[Job.SHARES] = self.shares[workers].ctypes.data
+        self.job[Job.ROUND_SHARES] = self.round_shares[workers].ctypes.data
 
-    def run_in_calls(self, batches: int) -> tuple[Status, int]:
-        """Run all batches of the epoch, in calls short enough for Ctrl-C."""
-        done = 0
-        while done < batches:
+    def run_in_calls(
+        self, last: int, first: int = 0, between: Callable[[], None] | None = None
+    ) -> tuple[Status, int]:
+        """Run batches first <= b < last of the epoch, in calls short enough for Ctrl-C.
+
+        Returns how it ended and the number of the batch that follows; `between` is called after
+        every call.
+        """
+        done = first
+        while done < last:
             parallel, wanted = self.pace.next_call()
-            last = min(done + wanted, batches)
+            end = min(done + wanted, last)
             started = time.perf_counter()
-            status, completed = self.run(done, last, parallel)
+            status, completed = self.run(done, end, parallel)
             seconds = time.perf_counter() - started
             if self.ran_parallel == parallel:  # or its time says nothing about the other driver
-                self.pace.measured(parallel, last - done, seconds)
+                self.pace.measured(parallel, end - done, seconds)
             if status is not Status.DONE:
                 return status, done + completed
-            done = last
+            done = end
+            if between is not None:
+                between()
         return Status.DONE, done
 
     def run_all(self, data_rows: int) -> None:
         """Run every batch of a data set once, in order."""
         self.begin_epoch(data_rows)
         self.run_in_calls(-(-data_rows // self.batch_rows))
+
+
+def tile_table(tiles: Sequence[Tile], first_step: int) -> NDArray[np.int64]:
+    """Tiles as the driver reads them; their steps are counted from a place of a longer table."""
+    rows = [
+        (
+            first_step + tile.gradient_begin,
+            first_step + tile.gradient_end,
+            first_step + tile.update_end,
+            tile.first_row,
+            tile.last_row,
+        )
+        for tile in tiles
+    ]
+    return np.array(rows, dtype=np.int64).reshape(len(rows), 5)
+
+
+def equal_shares(costs: Sequence[float], workers: int) -> NDArray[np.int64]:
+    """Where each worker's run begins, so that all have about the same cost."""
+    reached = np.concatenate([[0], np.cumsum(costs, dtype=np.float64)])
+    goals = reached[-1] * np.arange(workers + 1) / workers
+    shares: NDArray[np.int64] = np.searchsorted(reached, goals - 1e-9).astype(np.int64)
+    shares[-1] = len(costs)
+    return shares

@@ -43,7 +43,11 @@ class Job(IntEnum):
     LAST = 18
     TEAM = 19  # address of the team's vector, for the parallel driver
     ROW_UNIT = 20  # shares of the rows are multiples of it
-    COUNT = 21
+    ROUNDS = 21  # how many follow the updates; addresses of their tables
+    ROUND_STEPS = 22
+    ROUND_TILES = 23
+    ROUND_SHARES = 24
+    COUNT = 25
 
 
 class Prediction(IntEnum):

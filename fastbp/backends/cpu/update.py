@@ -24,9 +24,16 @@ from fastbp.backends.cpu.panels import clear_padding, panel_width, transpose_blo
 from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 
-__all__ = ["begin_step", "reduce_tiles", "transpose_weight", "update_parameters"]
+__all__ = [
+    "average_parameters",
+    "begin_step",
+    "reduce_tiles",
+    "transpose_weight",
+    "update_parameters",
+]
 
 STEP, LEARNING_RATE = int(Scalar.STEP), int(Scalar.LEARNING_RATE)
+AVERAGE_RATE = int(Scalar.AVERAGE_RATE)
 LOSS, NORM, CLIP_SCALE = int(Scalar.LOSS), int(Scalar.NORM), int(Scalar.CLIP_SCALE)
 
 
@@ -157,3 +164,27 @@ def transpose_weight(real):
         )
 
     return transpose_weight
+
+
+@register_jitable(forceinline=True)
+def averaged(average, parameter, rate):
+    return (average + rate * (parameter - average),)
+
+
+def average_parameters(real):
+    """averages += rate * (parameters - averages), for lines first <= line < last of the slab.
+
+    rate = (1 - decay) / (1 - decay**step), so that the average is sum_s decay**s p_(t-s) over the sum
+    of these weights: that of the parameters since the run began, without those that it began with.
+    """
+    lanes = LINE_BYTES * 8 // real.bitwidth
+
+    def average_parameters(arguments, first, last):
+        place = first * lanes
+        averages = offset(pointer(arguments, 0, real), place)
+        parameters = offset(pointer(arguments, 1, real), place)
+        rate = real(pointer(arguments, 2, types.float64)[AVERAGE_RATE])
+        lines = last - first
+        map_elements(averaged, (averages, parameters), (rate,), (averages,), lines)
+
+    return average_parameters

@@ -25,7 +25,7 @@ from fastbp.backends.cuda.job import Job
 from fastbp.backends.cuda.pace import Pace
 from fastbp.backends.cuda.program import Program
 from fastbp.backends.cuda.tuning import THREADS
-from fastbp.backends.layout import FlatParameters
+from fastbp.backends.layout import FlatParameters, RowsOfBatch
 from fastbp.errors import DeviceError
 from fastbp.plan import Plan, Step
 
@@ -36,7 +36,7 @@ RATES, RATE_BYTES = "learning rates", 8  # of a batch
 RESERVED_SHARED = 2048  # bytes of shared memory that are left to the compiler and the system
 
 
-class Engine:
+class Engine(RowsOfBatch):
     """Runs a plan on a GPU.
 
     Device memory is taken by the first `load_parameters` or `begin_epoch`, and after each `bind` by

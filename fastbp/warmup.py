@@ -8,7 +8,7 @@ import numpy as np
 
 from fastbp.activations import Activation
 from fastbp.backends.choose import compiled_kernels, create_engine, create_few_rows, geometry
-from fastbp.layers import Dense
+from fastbp.layers import Dense, Dropout, LayerNorm, Residual
 from fastbp.losses import Loss
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
@@ -45,6 +45,9 @@ def warm_up(
     activations, losses, optimizers = tuple(activations), tuple(losses), tuple(optimizers)
     before = compiled_kernels()
     for dtype in dtypes:
+        other = [LayerNorm(), Residual([Dense(3, activations[0]), Dropout(0.5)])]
+        for purpose in PURPOSES:
+            build(Network(3, other), purpose, losses[0], optimizers[0], dtype, 32)
         for activation in activations:
             report(f"{activation.name}, {dtype}")
             compile_all(activation, losses[0], optimizers[0], dtype, ("predict",))

@@ -1,8 +1,8 @@
 """Networks of every layer kind once more, naively: NumPy that imports nothing from fastbp.
 
-A layer is a tuple: ``("dense", activation)``, ``("dropout", rate)``, ``("layer_norm", epsilon)`` or
-``("residual", layers)``. Parameters are a list of arrays in storage order. As in `reference`,
-forward runs on complex numbers too.
+A layer is a tuple: ``("dense", units, activation)``, ``("dropout", rate)``,
+``("layer_norm", epsilon)`` or ``("residual", layers)``. Parameters are a list of arrays in storage
+order. As in `reference`, forward runs on complex numbers too.
 """
 
 import itertools
@@ -76,7 +76,7 @@ class Masks:
 
 
 def dense(settings, parameters, x, masks):
-    (activation,), (W, b) = settings, parameters
+    (_, activation), (W, b) = settings, parameters
     z = x @ W + b
 
     def back(delta):
@@ -178,6 +178,7 @@ def train(
     seed,
     sample_weight=None,
     clip_norm=None,
+    l2=0.0,
 ):
     """Gradient descent, one step for each batch; `epochs` is a list of lists of row numbers.
 
@@ -194,7 +195,12 @@ def train(
             loss, gradients, _ = backpropagation(
                 layers, parameters, X[rows], targets[rows], name, w, masks
             )
-            objectives.append(loss)
+            weights = [p for p in parameters if p.ndim == 2]  # neither gains nor biases
+            objectives.append(loss + 0.5 * l2 * sum((W * W).sum() for W in weights))
+            gradients = [
+                g + l2 * p if p.ndim == 2 else g
+                for g, p in zip(gradients, parameters, strict=True)
+            ]
             norm = math.sqrt(sum((g * g).sum() for g in gradients))
             scale = 1.0 if clip_norm is None else min(1.0, clip_norm / norm)
             parameters = [

@@ -62,6 +62,105 @@ class Case:
         return self.generator(4).uniform(0.1, 2.0, self.rows)
 
 
+@dataclass(frozen=True)
+class LayeredCase:
+    """The same for a network of layers of every kind, as tests/reference_layers.py has them."""
+
+    inputs: int
+    layers: tuple
+    loss: str
+    rows: int
+    seed: int
+
+    generator = Case.generator
+    sample_weight = Case.sample_weight
+
+    @property
+    def network(self):
+        return fb.Network(self.inputs, [made(layer) for layer in self.layers])
+
+    def model(self, dtype="float64"):
+        model = fb.Model(self.network, dtype=dtype)
+        for name, values in zip(model.weights, self.parameters(), strict=True):
+            model.weights[name][...] = values
+        return model
+
+    def parameters(self):
+        """Arrays in storage order, in float64, such that signals neither vanish nor explode."""
+        rng = self.generator(1)
+        found = []
+        for name, specification in self.network.parameters():
+            values = rng.normal(size=specification.shape)
+            if name.endswith("weight"):
+                found.append(values * np.sqrt(1.5 / specification.shape[0]))
+            else:
+                found.append(0.1 * values + float(name.endswith("gain")))
+        return found
+
+    def draw_inputs(self):
+        return self.generator(2).normal(size=(self.rows, self.inputs))
+
+    def targets(self):
+        return make_targets(self.loss, self.rows, self.network.outputs, self.generator(3))
+
+
+def made(layer):
+    """A layer of fastbp's that the reference has as a tuple."""
+    kind, *settings = layer
+    if kind == "dense":
+        return fb.Dense(*settings)
+    if kind == "residual":
+        return fb.Residual([made(member) for member in settings[0]])
+    return {"dropout": fb.Dropout, "layer_norm": fb.LayerNorm}[kind](*settings)
+
+
+LAYER_WIDTHS = [1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 64, 65, 70, 130]
+RATES = [0.0, 0.1, 0.5, 0.9]
+
+
+@st.composite
+def sequences(draw, inputs, depth, outputs=None):
+    """Layers in a random order, blocks nested in blocks; the reference's form, and the last size.
+
+    A layer has the form ``("dense", units, activation)``. Rows of fewer than three values are not
+    normalised: what is left of them is a sign, and its derivatives are all rounding.
+    """
+    found, size = [], inputs
+    for _ in range(draw(st.integers(1, 4))):
+        kinds = ["dense", "dense", "dropout"]
+        kinds += ["layer_norm"] * 2 * (size >= 3) + ["residual"] * 2 * (depth > 0)
+        kind = draw(st.sampled_from(kinds))
+        if kind == "dense":
+            size = draw(st.sampled_from(LAYER_WIDTHS))
+            found.append(("dense", size, draw(st.sampled_from(Activation.names()))))
+        elif kind == "dropout":
+            found.append(("dropout", draw(st.sampled_from(RATES))))
+        elif kind == "layer_norm":
+            found.append(("layer_norm", draw(st.sampled_from([1e-5, 1e-3, 0.1]))))
+        else:
+            found.append(("residual", draw(sequences(size, depth - 1, size))[0]))
+    has_parameters = any(kind != "dropout" for kind, *_ in found)
+    if not has_parameters or (outputs is not None and size != outputs):
+        size = outputs or draw(st.sampled_from(LAYER_WIDTHS))
+        place = draw(st.sampled_from([len(found)] if has_parameters else range(len(found) + 1)))
+        found.insert(place, ("dense", size, draw(st.sampled_from(Activation.names()))))
+    return tuple(found), size
+
+
+@st.composite
+def layered_cases(draw, losses=None, most_rows=200):
+    """Layers of every kind, mixed and nested, any loss, batches of 1 to 200 rows."""
+    inputs = draw(st.sampled_from(LAYER_WIDTHS))
+    layers, _ = draw(sequences(inputs, 2))
+    return LayeredCase(
+        inputs=inputs,
+        layers=layers,
+        loss=draw(st.sampled_from(losses or Loss.names())),
+        rows=draw(st.sampled_from([rows for rows in BATCHES if rows <= most_rows])),
+        seed=draw(st.integers(0, 2**32)),
+    )
+
+
 def make_targets(loss, rows, outputs, rng):
     """Targets that a loss allows."""
     shape = (rows, outputs)

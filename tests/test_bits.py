@@ -35,11 +35,17 @@ def hash_of_a_training(dtype, threads=None, parallel=None):
         engine.PARALLEL_MULTIPLY_ADDS = 0 if parallel else float("inf")
     try:
         digest = hashlib.sha256()
-        # Units in lanes; and rows in lanes, which narrow layers gain from.
-        for sizes, batch_size in (((33, 130, 67, 2), 200), ((33, 20, 7, 2), 140)):
+        inside = [fb.LayerNorm(), fb.Dense(9, "tanh"), fb.Dropout(0.2), fb.Dense(130)]
+        layers = [fb.Dense(130), fb.Residual(inside), fb.LayerNorm(), fb.Dropout(0.1), fb.Dense(2)]
+        # Units in lanes; rows in lanes, which narrow layers gain from; layers of every kind.
+        for network, batch_size in (
+            (fb.mlp(33, 130, 67, 2, activation="gelu"), 200),
+            (fb.mlp(33, 20, 7, 2, activation="gelu"), 140),
+            (fb.Network(33, layers), 200),
+        ):
             rng = np.random.Generator(np.random.Philox(3))
             X, y = rng.normal(size=(517, 33)), rng.normal(size=(517, 2))
-            model = fb.Model(fb.mlp(*sizes, activation="gelu"), dtype=dtype, seed=2)
+            model = fb.Model(network, dtype=dtype, seed=2)
             result = fb.train(
                 model,
                 X,

@@ -17,7 +17,9 @@ SCRIPT = """
 import sys
 import numpy as np, fastbp as fb
 X = np.linspace(-1, 1, 24).reshape(8, 3)
-model = fb.Model(fb.mlp(3, 4, 1, activation="softsign"), dtype="float64")
+block = fb.Residual([fb.LayerNorm(), fb.Dense(4), fb.Dropout(0.1)])
+layers = [fb.Dense(4, "softsign"), block, fb.Dense(1)]
+model = fb.Model(fb.Network(3, layers), dtype="float64")
 print(fb.train(model, X, X[:, 0], epochs=2).loss, model.predict(X[:1].copy())[0, 0])
 print("with Numba" if "numba" in sys.modules else "without Numba")
 """

@@ -19,10 +19,19 @@ ROWS = 700
 IN_LANES = (40, 40)  # hidden layers that leave so much to padding that rows lie in lanes
 
 
+# One of each other kind; a last panel with padding.
+INSIDE = [fb.LayerNorm(), fb.Dense(50, "gelu"), fb.Dropout(0.3), fb.Dense(70)]
+BLOCKS = [fb.Dropout(0.1), fb.Dense(70, "gelu"), fb.Residual(INSIDE), fb.LayerNorm(), fb.Dense(3)]
+
+
 def training_engine(parallel, rows=ROWS, hidden=(128, 64), **keywords):
+    """`hidden` has the units of hidden layers, or all layers."""
     from fastbp.backends.cpu.engine import Engine
 
-    network = fb.mlp(20, *hidden, 3, activation="gelu")
+    if hidden is BLOCKS:
+        network = fb.Network(20, BLOCKS)
+    else:
+        network = fb.mlp(20, *hidden, 3, activation="gelu")
     plan = build_plan(
         network,
         "train",
@@ -44,15 +53,16 @@ def training_engine(parallel, rows=ROWS, hidden=(128, 64), **keywords):
 
 
 def run_epoch(engine, epoch, rates):
-    engine.begin_epoch(ROWS, shuffle_seed=1, epoch=epoch, learning_rates=rates)
+    engine.begin_epoch(ROWS, shuffle_seed=1, epoch=epoch, learning_rates=rates, mask_seed=2)
     return engine.run(0, -(-ROWS // 128))
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 @pytest.mark.parametrize("parallel", [False, True])
-def test_the_second_epoch_allocates_nothing(parallel, clip_norm):
+@pytest.mark.parametrize("hidden", [(128, 64), BLOCKS], ids=["dense", "blocks"])
+def test_the_second_epoch_allocates_nothing(parallel, clip_norm, hidden):
     """Python's side; tests/test_cache.py shows that the compiled code cannot allocate."""
-    engine = training_engine(parallel, clip_norm=clip_norm)
+    engine = training_engine(parallel, hidden=hidden, clip_norm=clip_norm)
     rates = np.full(6, 1e-3)
     run_epoch(engine, 0, rates)
     addresses = {name: slab.ctypes.data for name, slab in engine.buffers.slabs.items()}

@@ -26,6 +26,13 @@ many = np.tile(X, (20, 1))  # rows in lanes, in a panel of one line at the end
 fb.train(model, many, many[:, :2], loss="mae", optimizer="rmsprop", epochs=1, batch_size=200)
 wide = fb.Model(fb.mlp(4, 100, 2, activation="elu"))  # panels of four lines
 fb.train(wide, X, X[:, :2], loss="mae", optimizer="rmsprop", epochs=1, clip_norm=1.0)
+inside = [fb.LayerNorm(), fb.Dense(9, "elu"), fb.Dropout(0.1), fb.Dense(4)]
+block = fb.Model(fb.Network(4, [fb.Residual(inside), fb.Dropout(0.2), fb.LayerNorm(), fb.Dense(2)]))
+fb.train(block, X, X[:, :2], loss="mae", optimizer="rmsprop", epochs=1, validation=0.2)
+block.predict(X)
+block.predict(X[:1].copy())
+block.jacobian(X)
+block.loss_and_gradient(X, X[:, :2], "mae")
 import sys
 assert "numba" not in sys.modules
 """

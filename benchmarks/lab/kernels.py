@@ -20,6 +20,7 @@ import numpy as np
 from numba import njit
 
 from benchmarks.lab.cases import Case, cases, cases_in_lanes
+from benchmarks.lab.layer_cases import cases_of_layers
 from benchmarks.peak import gigaflops
 from fastbp.backends.contract import KERNELS, Batch
 from fastbp.backends.cpu.engine import bind_kernel
@@ -104,6 +105,7 @@ def main() -> None:
     print("| kernel | scaled error | us | of peak | GB/s |\n|---|---|---|---|---|")
     for case in [
         *cases(options.dtype, options.rows, options.width),
+        *cases_of_layers(options.dtype, options.rows, options.width),
         *cases_in_lanes(options.dtype, options.rows, options.lane_width),
     ]:
         if options.kernels and case.kernel not in options.kernels:

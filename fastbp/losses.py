@@ -5,6 +5,8 @@ the output. The loss of a row is the mean over its outputs; the loss of a batch 
 ``sum_i w_i loss_i / sum_i w_i``. Cross-entropy couples the outputs of a row, so its mathematics is
 a kernel of each backend and its entry here says only what it takes.
 
+Label smoothing is a law or a kernel of its own: who does not ask for it runs what has none of it.
+
 A new element-wise loss is one class here (or in user code).
 """
 
@@ -38,6 +40,11 @@ class Loss(Named):
 
     targets: ClassVar[str] = "real"
     law: ClassVar[Callable[..., Any] | None] = None
+
+    @property
+    def kernel(self) -> str:
+        """Which of the backends' kernels works it out."""
+        return "elementwise_loss"
 
     def response(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
         """What the outputs say in the target's units (rates, probabilities), in float64."""
@@ -154,9 +161,36 @@ class Poisson(Loss):
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy(Loss):
-    """-y log(sigmoid(o)) - (1 - y) log(1 - sigmoid(o)), from the logit o, y in [0, 1]."""
+    """-y log(sigmoid(o)) - (1 - y) log(1 - sigmoid(o)), from the logit o, y in [0, 1].
+
+    With label smoothing s, y (1 - s) + s / 2 stands for y.
+
+    Parameters
+    ----------
+    label_smoothing : float
+        In [0, 1).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything that is not such a number.
+
+    Source: Szegedy et al., Rethinking the Inception architecture for computer vision, 2016.
+    """
 
     targets: ClassVar[str] = "probability"
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        finite("label_smoothing", self.label_smoothing, 0.0, 1.0, open_high=True)
+        if self.label_smoothing:
+            object.__setattr__(self, "law", self.smoothed_law)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        """The label smoothing, if there is some."""
+        return super().settings if self.label_smoothing else ()
 
     def response(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
         """Probabilities, 1 / (1 + exp(-o))."""
@@ -174,12 +208,57 @@ class BinaryCrossEntropy(Loss):
             sigmoid(output) - target,
         )
 
+    @staticmethod
+    def smoothed_law(output, target, settings):
+        (smoothing,) = settings
+        zero = constant(0.0, output)
+        kept, spread = constant(1.0, output) - smoothing, constant(0.5, output) * smoothing
+        smoothed = target * kept + spread
+        magnitude = -output if output < zero else output
+        positive = zero if output < zero else output
+        return (
+            positive - output * smoothed + log1p(exp(-magnitude)),
+            sigmoid(output) - smoothed,
+        )
+
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """-log(softmax(o)[y]), from logits o and the integer label y of the row."""
+    """-log(softmax(o)[y]), from logits o and the integer label y of the row.
+
+    With label smoothing s and K outputs, the target is 1 - s of the label and s / K of all::
+
+        loss = -(1 - s) log p[y] - s/K sum_k log p[k],  p = softmax(o)
+
+    Parameters
+    ----------
+    label_smoothing : float
+        In [0, 1).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything that is not such a number.
+
+    Source: Szegedy et al., Rethinking the Inception architecture for computer vision, 2016.
+    """
 
     targets: ClassVar[str] = "class"
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        finite("label_smoothing", self.label_smoothing, 0.0, 1.0, open_high=True)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        """The label smoothing, if there is some."""
+        return super().settings if self.label_smoothing else ()
+
+    @property
+    def kernel(self) -> str:
+        """That without label smoothing, or that with it."""
+        return "smoothed_cross_entropy_loss" if self.label_smoothing else "cross_entropy_loss"
 
     def response(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
         """Probabilities of the classes, softmax(o), for every row."""

@@ -73,9 +73,14 @@ def log_cosh(o, y):
     return m + np.log1p(np.exp(-2 * m)) - math.log(2)
 
 
-def quantile(o, y, q=0.5):
+def quantile(o, y, quantile=0.5):
     r = y - o
-    return where(r.real > 0, q * r, (q - 1) * r)
+    return where(r.real > 0, quantile * r, (quantile - 1) * r)
+
+
+def binary_cross_entropy(o, y, label_smoothing=0.0):
+    y = y * (1 - label_smoothing) + label_smoothing / 2
+    return softplus(o) - o * y
 
 
 def hinge(o, y):
@@ -90,7 +95,7 @@ ELEMENTWISE_LOSSES = {
     "log_cosh": log_cosh,
     "quantile": quantile,
     "poisson": lambda o, y: np.exp(o) - y * o,
-    "binary_cross_entropy": lambda o, y: softplus(o) - o * y,
+    "binary_cross_entropy": binary_cross_entropy,
     "hinge": hinge,
 }
 LOSSES = [*ELEMENTWISE_LOSSES, "cross_entropy"]
@@ -101,7 +106,9 @@ def row_losses(name, outputs, targets, **settings):
     if name == "cross_entropy":
         largest = outputs.real.max(axis=1, keepdims=True)
         total = np.log(np.exp(outputs - largest).sum(axis=1)) + largest[:, 0]
-        return total - outputs[np.arange(len(outputs)), targets]
+        smoothing = settings.get("label_smoothing", 0.0)
+        of_label = total - outputs[np.arange(len(outputs)), targets]
+        return (1 - smoothing) * of_label + smoothing * (total - outputs.mean(axis=1))
     targets = np.asarray(targets).reshape(outputs.shape)
     return ELEMENTWISE_LOSSES[name](outputs, targets, **settings).mean(axis=1)
 

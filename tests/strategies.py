@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 import fastbp as fb
@@ -12,6 +13,19 @@ from fastbp.losses import Loss
 # 1, primes, and the edges of the product's tile (4 rows x 64 columns) and of a vector.
 WIDTHS = [1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 37, 61, 63, 64, 65, 67, 70]
 BATCHES = [1, 2, 3, 4, 5, 7, 31, 32, 33, 63, 64, 65, 97, 127, 128, 129, 200]
+
+# Every loss as it is by default, and those that have a law or a kernel more.
+EVERY_LOSS = [
+    *map(Loss.resolve, Loss.names()),
+    fb.BinaryCrossEntropy(label_smoothing=0.3),
+    fb.CrossEntropy(label_smoothing=0.2),
+]
+every_loss = pytest.mark.parametrize("loss", EVERY_LOSS, ids=repr)
+
+
+def settings_of(loss):
+    """A loss's settings, by name."""
+    return {key: value for key, value in loss.describe().items() if key != "name"}
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ import pytest
 import reference
 from cuda_kernels import CHECKED, FAR, OUT, Gpu, checked, layout, normal
 from kernels import Absent, close, dtypes, generator
-from strategies import make_targets
+from strategies import every_loss, make_targets, settings_of
 
+import fastbp as fb
 from fastbp.backends.contract import Scalar
 from fastbp.losses import Loss
 
@@ -17,10 +18,11 @@ class LossProblem:
     With `infinite`, the rows whose weight is zero have infinite outputs.
     """
 
-    def __init__(self, name, outputs, weighted, dtype, tile=(16, 64), infinite=False, **options):
+    def __init__(self, loss, outputs, weighted, dtype, tile=(16, 64), infinite=False, **options):
         self.n, self.data_rows, self.first, self.last = 9, 13, 1, 8
-        self.gpu, self.law = Gpu(dtype, tile, **options), Loss.resolve(name)
-        self.name, self.outputs = name, outputs
+        self.gpu, self.law = Gpu(dtype, tile, **options), Loss.resolve(loss)
+        name, settings = self.law.name, settings_of(self.law)
+        self.outputs = outputs
         gpu, n = self.gpu, self.n
         rng = generator(4, outputs)
         O, self.slopes = normal(rng, dtype, n, outputs), normal(rng, dtype, n, outputs)
@@ -29,8 +31,10 @@ class LossProblem:
         index = rng.permutation(self.data_rows)[:n]
         w[index[2::3]] = 0.0
         self.weight = w[index] if weighted else np.ones(n, dtype)
-        self.expected = self.weight * reference.row_losses(name, O.astype(float), y[index])
-        slope = reference.output_derivative(name, O.astype(float), y[index])
+        self.expected = self.weight * reference.row_losses(
+            name, O.astype(float), y[index], **settings
+        )
+        slope = reference.output_derivative(name, O.astype(float), y[index], **settings)
         self.change = self.slopes * slope * self.weight[:, None]
         if infinite:
             O[self.weight == 0] = np.inf
@@ -51,12 +55,11 @@ class LossProblem:
         first, last, outputs = self.first, self.last, self.outputs
         where = layout(gpu.shape, near, 0, outputs)
         span = {"where": where, "near": near}
-        if law.law is None:
-            before = gpu.call("cross_entropy_loss", tensors, (outputs,), first, last, **span)
-        else:
+        if law.kernel != "cross_entropy_loss":
             tensors["settings"] = gpu.data(law.settings or 0.0)
+        if law.law is not None:
             span |= {"law": law.law, "setting_count": len(law.settings)}
-            before = gpu.call("elementwise_loss", tensors, (outputs,), first, last, **span)
+        before = gpu.call(law.kernel, tensors, (outputs,), first, last, **span)
         rows, dtype = slice(first, last), gpu.dtype
         delta = tensors["delta"]
         close(tensors["row_loss"].matrix[0, rows], self.expected[rows], dtype)
@@ -75,31 +78,31 @@ class LossProblem:
 
 @dtypes
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("name", Loss.names())
-def test_every_loss(name, weighted, dtype):
-    LossProblem(name, 3, weighted, dtype).check()
+@every_loss
+def test_every_loss(loss, weighted, dtype):
+    LossProblem(loss, 3, weighted, dtype).check()
 
 
 @dtypes
 @pytest.mark.parametrize("near", [FAR, OUT], ids=["far", "near"])
 @pytest.mark.parametrize("outputs", [1, 2, 7, 17, 31, 32, 33, 64, 65])
-@pytest.mark.parametrize("name", ["huber", "cross_entropy"])
-def test_losses_of_any_width(name, outputs, near, dtype):
+@pytest.mark.parametrize("loss", ["huber", "cross_entropy", fb.CrossEntropy(0.2)], ids=str)
+def test_losses_of_any_width(loss, outputs, near, dtype):
     """Rows of one lane, of less than a warp, of a warp, and longer; panels of 64 and of 32."""
-    LossProblem(name, outputs, True, dtype, (32, 32) if outputs % 2 else (16, 64)).check(near)
+    LossProblem(loss, outputs, True, dtype, (32, 32) if outputs % 2 else (16, 64)).check(near)
 
 
 @dtypes
-@pytest.mark.parametrize("name", ["mse", "poisson", "cross_entropy"])
-def test_a_loss_that_counts_nothing_may_be_infinite(name, dtype):
-    LossProblem(name, 5, True, dtype, infinite=True).check(OUT)
+@pytest.mark.parametrize("loss", ["mse", "poisson", "cross_entropy", fb.CrossEntropy(0.2)], ids=str)
+def test_a_loss_that_counts_nothing_may_be_infinite(loss, dtype):
+    LossProblem(loss, 5, True, dtype, infinite=True).check(OUT)
 
 
 @checked
 @pytest.mark.parametrize("outputs", [1, 3, 35])
-@pytest.mark.parametrize("name", ["log_cosh", "cross_entropy"])
-def test_losses_in_every_order(name, outputs, options):
-    LossProblem(name, outputs, True, "float32", (32, 32), **options).check(OUT)
+@pytest.mark.parametrize("loss", ["log_cosh", "cross_entropy", fb.CrossEntropy(0.2)], ids=str)
+def test_losses_in_every_order(loss, outputs, options):
+    LossProblem(loss, outputs, True, "float32", (32, 32), **options).check(OUT)
 
 
 @dtypes

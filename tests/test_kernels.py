@@ -21,7 +21,7 @@ from kernels import (
     shapes,
     vector,
 )
-from strategies import make_targets
+from strategies import every_loss, make_targets, settings_of
 
 import fastbp as fb
 from fastbp import shuffle
@@ -137,15 +137,14 @@ def test_dense_backward_data(shape, dtype):
 @dtypes
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("outputs", [1, 2, 3, 7, 17, 63, 64, 65])
-@pytest.mark.parametrize("name", Loss.names())
-def test_every_loss(name, outputs, weighted, dtype):
+@every_loss
+def test_every_loss(loss, outputs, weighted, dtype):
     n, data_rows = 9, 13
     rng = generator(4, outputs)
     O, slopes = rng.normal(size=(n, outputs)), rng.normal(size=(n, outputs))
-    y = make_targets(name, data_rows, outputs, rng)
+    y = make_targets(loss.name, data_rows, outputs, rng)
     w = rng.uniform(0.0, 2.0, data_rows)
     index = rng.permutation(data_rows)[:n]
-    law = Loss.resolve(name)
     labels = y.ndim == 1
     tensors = {
         "row_loss": Tensor(1, n, dtype),
@@ -159,15 +158,14 @@ def test_every_loss(name, outputs, weighted, dtype):
         "row_index": vector([-1, -1, *index], "int64"),
         "batch": batch_tensor(POSITION=5, ORDER_BEGIN=3),
     }
-    kernel = "cross_entropy_loss"
-    if law.law is not None:
-        kernel = "elementwise_loss"
-        tensors["settings"] = vector(law.settings or 0.0, dtype)
-    before = call(kernel, dtype, tensors, (outputs,), 1, 8, law=law)
+    if loss.kernel != "cross_entropy_loss":
+        tensors["settings"] = vector(loss.settings or 0.0, dtype)
+    before = call(loss.kernel, dtype, tensors, (outputs,), 1, 8, law=loss)
     weight = w[index] if weighted else np.ones(n)
     O = tensors["output"].matrix.astype(float)
-    expected = weight * reference.row_losses(name, O, y[index])
-    slope = weight[:, None] * reference.output_derivative(name, O, y[index])
+    problem = loss.name, O, y[index]
+    expected = weight * reference.row_losses(*problem, **settings_of(loss))
+    slope = weight[:, None] * reference.output_derivative(*problem, **settings_of(loss))
     close(tensors["row_loss"].matrix[0, 1:8], expected[1:8], dtype)
     close(tensors["row_weight"].matrix[0, 1:8], weight[1:8], dtype)
     close(tensors["delta"].matrix[1:8], (slopes * slope)[1:8], dtype)

@@ -21,13 +21,12 @@ from kernels import (
     scalars_tensor,
     vector,
 )
-from strategies import Case, make_targets, scaled_error
+from strategies import Case, every_loss, make_targets, scaled_error, settings_of
 from test_gradient_kernels import panel_spans
 
 import fastbp as fb
 from fastbp.backends.choose import geometry
 from fastbp.backends.cpu import tuning
-from fastbp.losses import Loss
 from fastbp.plan import build_plan
 
 # (rows, features, units): rows round a line and a panel, units round chunks, panels and tiles.
@@ -134,16 +133,15 @@ def test_dense_backward_data_in_lanes(shape, turned, dtype):
 @dtypes
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("outputs", [1, 3, 4, 16, 18])
-@pytest.mark.parametrize("name", Loss.names())
-def test_every_loss_in_lanes(name, outputs, weighted, dtype):
+@every_loss
+def test_every_loss_in_lanes(loss, outputs, weighted, dtype):
     n, data_rows = 75, 80
     rng = generator(24, outputs)
     O, slopes = rng.normal(size=(n, outputs)), rng.normal(size=(n, outputs))
-    y = make_targets(name, data_rows, outputs, rng)
+    y = make_targets(loss.name, data_rows, outputs, rng)
     w = rng.uniform(0.0, 2.0, data_rows)
     w[::5] = 0.0
     index = rng.permutation(data_rows)[:n]
-    law = Loss.resolve(name)
     labels = y.ndim == 1
     delta = Tensor(outputs, n, dtype, slopes.T)
     for panel in delta.panels():  # whatever stands beyond the batch must become zero
@@ -160,16 +158,15 @@ def test_every_loss_in_lanes(name, outputs, weighted, dtype):
         "row_index": vector([-1, -1, *index], "int64"),
         "batch": batch_tensor(POSITION=5, ORDER_BEGIN=3),
     }
-    kernel = "cross_entropy_loss_in_lanes"
-    if law.law is not None:
-        kernel = "elementwise_loss_in_lanes"
-        tensors["settings"] = vector(law.settings or 0.0, dtype)
+    if loss.kernel != "cross_entropy_loss":
+        tensors["settings"] = vector(loss.settings or 0.0, dtype)
     first = panel_start(n, dtype)
-    call(kernel, dtype, tensors, (outputs,), first, n, law=law)
+    call(f"{loss.kernel}_in_lanes", dtype, tensors, (outputs,), first, n, law=loss)
     weight = w[index] if weighted else np.ones(n)
     O = tensors["output"].matrix.T.astype(float)
-    expected = weight * reference.row_losses(name, O, y[index])
-    slope = weight[:, None] * reference.output_derivative(name, O, y[index])
+    problem = loss.name, O, y[index]
+    expected = weight * reference.row_losses(*problem, **settings_of(loss))
+    slope = weight[:, None] * reference.output_derivative(*problem, **settings_of(loss))
     close(tensors["row_loss"].matrix[0, first:], expected[first:], dtype)
     close(tensors["row_weight"].matrix[0, first:], weight[first:], dtype)
     found = delta.read()

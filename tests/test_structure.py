@@ -329,6 +329,8 @@ def test_settings_have_the_promised_order_and_defaults():
         "NAdam": "learning_rate=0.002, beta1=0.9, beta2=0.999, epsilon=1e-08, momentum_decay=0.004",
         "RAdam": "learning_rate=0.001, beta1=0.9, beta2=0.999, epsilon=1e-08",
         "Lion": "learning_rate=0.0001, beta1=0.9, beta2=0.99, weight_decay=0.0",
+        "BinaryCrossEntropy": "label_smoothing=0.0",
+        "CrossEntropy": "label_smoothing=0.0",
         "Huber": "delta=1.0",
         "Quantile": "quantile=0.5",
         "LayerNorm": "epsilon=1e-05",

@@ -145,6 +145,7 @@ def cases(dtype: str, n: int, width: int) -> list[Case]:
 
     softmax = np.exp(o) / np.exp(o).sum(axis=1, keepdims=True)
     labels = np.arange(n) % 4
+    smoothed = 0.75 * np.eye(4)[labels] + 0.25 / 4
     return [
         Case("order_rows", {"row_index": integers(np.zeros(n)),
                             "keys": integers(fb.shuffle.round_keys(1, 1)),
@@ -176,6 +177,15 @@ def cases(dtype: str, n: int, width: int) -> list[Case]:
                                     "data_weights": None, "row_index": index,
                                     "batch": batch_tensor(n)}, (4,), rows,
              {"row_loss": -np.log(softmax[np.arange(n), labels])[None]}, bytes=4 * item * n * 4),
+        Case("smoothed_cross_entropy_loss", {"row_loss": t(np.zeros(n)),
+                                             "row_weight": t(np.zeros(n)), "delta": t(o),
+                                             "output": t(o), "data_weights": None,
+                                             "data_targets": Tensor(labels[:, None], "int64",
+                                                                    panels=False),
+                                             "row_index": index, "batch": batch_tensor(n),
+                                             "settings": t([0.25])}, (4,), rows,
+             {"row_loss": -(np.log(softmax) * smoothed).sum(axis=1)[None]},
+             bytes=4 * item * n * 4),
         Case("multiply_cotangent", {"delta": t(D), "batch": batch_tensor(n),
                                     "data_cotangent": Tensor(np.ones((n, width)), dtype,
                                                              panels=False)}, (width,), rows,
@@ -233,6 +243,7 @@ def cases_in_lanes(dtype: str, n: int, width: int) -> list[Case]:
     z, flops = W.T @ A + b[:, None], 2.0 * n * features * width
     softmax = np.exp(o) / np.exp(o).sum(axis=0)
     labels = np.arange(n) % 4
+    smoothed = 0.75 * np.eye(4)[labels] + 0.25 / 4
     line = 64 // item
     panel = PANEL_LINES * line
     tiles = [
@@ -271,6 +282,12 @@ def cases_in_lanes(dtype: str, n: int, width: int) -> list[Case]:
                                              "data_targets": Tensor(labels[:, None], "int64",
                                                                     panels=False)},
              (4,), [(0, n)], {"row_loss": -np.log(softmax[labels, np.arange(n)])[None]},
+             bytes=4 * item * n * 4),
+        Case("smoothed_cross_entropy_loss_in_lanes", {**loss, "delta": t(o), "settings": t(0.25),
+                                                      "data_targets": Tensor(labels[:, None],
+                                                                             "int64",
+                                                                             panels=False)},
+             (4,), [(0, n)], {"row_loss": -(np.log(softmax.T) * smoothed).sum(axis=1)[None]},
              bytes=4 * item * n * 4),
         Case("dense_weight_gradient_in_lanes", {**ends, "gradient": t(np.zeros_like(W)),
                                                 "parameter": t(W), "inputs": t(A),

@@ -183,7 +183,8 @@ def with_law(member: Any, tile: tuple[int, int]) -> list[tuple[str, Kernel]]:
     if isinstance(member, Activation):
         return [(member.name, Kernel("dense_forward", member.law, tile, FAR, settings))]
     if isinstance(member, Loss):
-        return [(member.name, Kernel("elementwise_loss", member.law, tile, FAR, settings))]
+        law = member.name if member.law is type(member).law else f"smoothed {member.name}"
+        return [(law, Kernel("elementwise_loss", member.law, tile, FAR, settings))]
     count = (("coefficient_count", member.coefficient_count),)
     begin = (*settings, *count, ("carry_count", len(member.carry)))
     update = (("slot_count", len(member.slots)), *count)
@@ -197,6 +198,7 @@ def members() -> list[Any]:
     """Every activation, loss with a law and optimizer."""
     found = [Activation.resolve(name) for name in Activation.names()]
     found += [loss for loss in map(Loss.resolve, Loss.names()) if loss.law is not None]
+    found.append(fb.BinaryCrossEntropy(label_smoothing=0.1))
     return found + [Optimizer.resolve(name) for name in Optimizer.names()]
 
 
@@ -209,6 +211,7 @@ def other_kernels(tile: tuple[int, int]) -> list[Kernel]:
         Kernel("gather_inputs", None, tile, NEAR),
         Kernel("multiply_cotangent", None, tile, NEAR),
         Kernel("cross_entropy_loss", None, tile, NEAR),
+        Kernel("smoothed_cross_entropy_loss", None, tile, NEAR),
         Kernel("store_rows", None, tile),
         Kernel("dense_bias_gradient", None, square),
         Kernel("transpose_weight", None, square),

@@ -347,11 +347,17 @@ KERNELS: dict[str, KernelContract] = {
     ),
 }
 
+# With label smoothing, which is the setting.
+KERNELS["smoothed_cross_entropy_loss"] = replace(
+    KERNELS["cross_entropy_loss"], tensors=(*KERNELS["cross_entropy_loss"].tensors, "settings")
+)
+
 # For rows in lanes these have the same arguments, and none of them needs the product.
 for name in (
     "gather_inputs",
     "elementwise_loss",
     "cross_entropy_loss",
+    "smoothed_cross_entropy_loss",
     "dense_weight_gradient",
     "dense_bias_gradient",
 ):

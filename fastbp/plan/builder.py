@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastbp.backends.contract import Batch, Scalar
+from fastbp.backends.contract import KERNELS, Batch, Scalar
 from fastbp.losses import Loss
 from fastbp.network import Network
 from fastbp.optimizers import Optimizer
@@ -25,10 +25,8 @@ def add_loss(builder: PlanBuilder, loss: Loss) -> None:
     builder.add_data("data.weights", 1)
     tensors = ["row_loss", "row_weight", last.delta, last.output]
     tensors += ["data.targets", "data.weights", "row_index", "batch"]
-    if loss.law is None:
-        builder.add_step(f"{loss.name}_loss", tensors, [outputs])
-    else:
-        builder.add_step("elementwise_loss", tensors, [outputs], law=loss)
+    takes_settings = "settings" in KERNELS[loss.kernel].tensors
+    builder.add_step(loss.kernel, tensors, [outputs], law=loss if takes_settings else None)
 
 
 def add_propagation(builder: PlanBuilder, purpose: str, loss: Loss | None) -> None:

@@ -31,7 +31,12 @@ from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 from fastbp.elementary import constant, exp, log
 
-__all__ = ["cross_entropy_loss", "elementwise_loss", "reduce_loss"]
+__all__ = [
+    "cross_entropy_loss",
+    "elementwise_loss",
+    "reduce_loss",
+    "smoothed_cross_entropy_loss",
+]
 
 ROWS, BEGINS, ENDS = int(Batch.ROWS), int(Batch.BEGINS), int(Batch.ENDS)
 LOSS, GRADIENT_SCALE = int(Scalar.LOSS), int(Scalar.GRADIENT_SCALE)
@@ -172,10 +177,31 @@ def shifted_exp(value, largest):
 
 def cross_entropy_loss(real):
     """-log softmax(output)[label]; the derivative is softmax(output) - onehot(label)."""
+    rows_through = cross_entropy(real, smooths=False)
+
+    def cross_entropy_loss(arguments, first_row, last_row):
+        rows_through(arguments, first_row, last_row)
+
+    return cross_entropy_loss
+
+
+def smoothed_cross_entropy_loss(real):
+    """The same for the target (1 - s) onehot(label) + s / outputs; s is the setting."""
+    rows_through = cross_entropy(real, smooths=True)
+
+    def smoothed_cross_entropy_loss(arguments, first_row, last_row):
+        rows_through(arguments, first_row, last_row)
+
+    return smoothed_cross_entropy_loss
+
+
+def cross_entropy(real, smooths):
+    """What the kernel does, with label smoothing or with no trace of it."""
     lanes = LINE_BYTES * 8 // real.bitwidth
     panel = PANEL_LINES * lanes
 
-    def cross_entropy_loss(arguments, first_row, last_row):
+    @register_jitable(forceinline=True)
+    def rows_through(arguments, first_row, last_row):
         row_loss, row_weight = pointer(arguments, 0, real), pointer(arguments, 1, real)
         delta, rows_high = pointer(arguments, 2, real), height(arguments, 2)
         padded = padded_columns(arguments, 2)
@@ -183,7 +209,11 @@ def cross_entropy_loss(real):
         labels = pointer(arguments, 4, types.int64)
         weighted, weights = is_present(arguments, 5), pointer(arguments, 5, real)
         row_index = order_of_segment(arguments, 6, 7)
-        outputs = size(arguments, 8, 0)
+        outputs = size(arguments, 9 if smooths else 8, 0)
+        kept, spread = real(1.0), real(0.0)  # to the label; to every class
+        if smooths:
+            smoothing = pointer(arguments, 8, real)[0]
+            kept, spread = real(1.0) - smoothing, smoothing / real(outputs)
         shares = stack_array(panel, real)
         for i in range(first_row, last_row):
             row = row_index[i]
@@ -197,13 +227,15 @@ def cross_entropy_loss(real):
                 for j in range(min(width, outputs - column)):
                     if values[j] > largest:
                         largest = values[j]
-            total = real(0.0)
+            total, apart = real(0.0), real(0.0)
             for column in range(0, outputs, panel):
                 width = panel_width(padded, column, lanes)
                 values = offset(output, column * rows_high + i * width)
                 map_elements(shifted_exp, (values,), (largest,), (shares,), width // lanes)
                 for j in range(min(width, outputs - column)):
                     total += shares[j]
+                    if smooths:
+                        apart += spread * (largest - values[j])
             for column in range(0, outputs, panel):
                 width = panel_width(padded, column, lanes)
                 values = offset(output, column * rows_high + i * width)
@@ -211,7 +243,9 @@ def cross_entropy_loss(real):
                 if outputs > panel:  # otherwise they are still there
                     map_elements(shifted_exp, (values,), (largest,), (shares,), width // lanes)
                 for j in range(min(width, outputs - column)):
-                    hit = real(1.0) if column + j == label else real(0.0)
+                    hit = kept if column + j == label else real(0.0)
+                    if smooths:
+                        hit += spread
                     if weight == real(0.0):
                         change[j] = real(0.0)
                     else:
@@ -222,9 +256,12 @@ def cross_entropy_loss(real):
                 column = label // panel * panel
                 width = panel_width(padded, column, lanes)
                 chosen = output[column * rows_high + i * width + label - column]
-                row_loss[i] = weight * (log(total) + (largest - chosen))
+                missed = largest - chosen
+                if smooths:
+                    missed = kept * missed + apart
+                row_loss[i] = weight * (log(total) + missed)
 
-    return cross_entropy_loss
+    return rows_through
 
 
 @register_jitable(forceinline=True)

@@ -31,7 +31,12 @@ from fastbp.backends.cuda.reductions import WARP, block_sum, group_largest, grou
 from fastbp.backends.cuda.tuning import THREADS
 from fastbp.elementary import exp, log
 
-__all__ = ["cross_entropy_loss", "elementwise_loss", "reduce_loss"]
+__all__ = [
+    "cross_entropy_loss",
+    "elementwise_loss",
+    "reduce_loss",
+    "smoothed_cross_entropy_loss",
+]
 
 ROWS, BEGINS, ENDS = int(Batch.ROWS), int(Batch.BEGINS), int(Batch.ENDS)
 LOSS, GRADIENT_SCALE = int(Scalar.LOSS), int(Scalar.GRADIENT_SCALE)
@@ -122,11 +127,31 @@ def elementwise_loss(real, integer, law, setting_count, shape, near):
 
 def cross_entropy_loss(real, integer, shape, near):
     """-log softmax(output)[label]; the derivative is softmax(output) - onehot(label)."""
+    rows_through = cross_entropy(real, integer, shape, near, smooths=False)
+
+    def cross_entropy_loss(arguments, first, last, part, place):
+        rows_through(arguments, first, last, part, place)
+
+    return cross_entropy_loss
+
+
+def smoothed_cross_entropy_loss(real, integer, shape, near):
+    """The same for the target (1 - s) onehot(label) + s / outputs; s is the setting."""
+    rows_through = cross_entropy(real, integer, shape, near, smooths=True)
+
+    def smoothed_cross_entropy_loss(arguments, first, last, part, place):
+        rows_through(arguments, first, last, part, place)
+
+    return smoothed_cross_entropy_loss
+
+
+def cross_entropy(real, integer, shape, near, smooths):
+    """What the kernel does, with label smoothing or with no trace of it."""
     panel = shape.columns
     _, writes_near = near
     clear_row = clearing(real)
 
-    def cross_entropy_loss(arguments, first, last, part, place):
+    def rows_through(arguments, first, last, part, place):
         _, target, stride, _ = place
         rows_high, padded = height(arguments, 2), padded_columns(arguments, 2)
         row_loss, row_weight = pointer(arguments, 0, real), pointer(arguments, 1, real)
@@ -134,7 +159,11 @@ def cross_entropy_loss(real, integer, shape, near):
         labels, weights = pointer(arguments, 4, integer), pointer(arguments, 5, real)
         weighted = is_present(arguments, 5)
         row_index = pointer(arguments, 6, integer)
-        outputs = size(arguments, 8, 0)
+        outputs = size(arguments, 9 if smooths else 8, 0)
+        kept, spread = real(1.0), real(0.0)  # to the label; to every class
+        if smooths:
+            smoothing = pointer(arguments, 8, real)[0]
+            kept, spread = real(1.0) - smoothing, smoothing / real(outputs)
         near_rows = offset(shared_memory(real), target)
         lanes = lanes_of_row(outputs)
         t = thread()
@@ -158,17 +187,24 @@ def cross_entropy_loss(real, integer, shape, near):
                 largest = value if value > largest else largest
                 j += lanes
             largest = group_largest(largest, lanes)
-            total = real(0.0)
+            total, apart = real(0.0), real(0.0)
             j = lane
             while j < outputs:
-                total += exp(output[place_of(seen, j, rows_high, padded, panel)] - largest)
+                value = output[place_of(seen, j, rows_high, padded, panel)]
+                total += exp(value - largest)
+                if smooths:
+                    apart += spread * (largest - value)
                 j += lanes
             total = group_sum(total, lanes)
+            if smooths:
+                apart = group_sum(apart, lanes)
             if here:
                 j = lane
                 while j < outputs:
                     at = place_of(row, j, rows_high, padded, panel)
-                    hit = real(1.0) if j == label else real(0.0)
+                    hit = kept if j == label else real(0.0)
+                    if smooths:
+                        hit += spread
                     change = real(0.0)
                     if weight != real(0.0):
                         share = exp(output[at] - largest) / total
@@ -181,13 +217,16 @@ def cross_entropy_loss(real, integer, shape, near):
                     clear_row(near_rows, (row - first) * stride, outputs + lane, padded, lanes)
                 if lane == 0:
                     chosen = output[place_of(row, label, rows_high, padded, panel)]
-                    loss = weight * (log(total) + (largest - chosen))
+                    missed = largest - chosen
+                    if smooths:
+                        missed = kept * missed + apart
+                    loss = weight * (log(total) + missed)
                     row_loss[row] = loss if weight != real(0.0) else real(0.0)
                     row_weight[row] = weight
             begin += at_a_time
         barrier()
 
-    return cross_entropy_loss
+    return rows_through
 
 
 def reduce_loss(real, integer, wide):

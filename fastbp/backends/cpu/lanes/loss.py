@@ -29,7 +29,11 @@ from fastbp.backends.cpu.tuning import PANEL_LINES
 from fastbp.backends.cpu.vectors import LINE_BYTES
 from fastbp.elementary import constant, log
 
-__all__ = ["cross_entropy_loss_in_lanes", "elementwise_loss_in_lanes"]
+__all__ = [
+    "cross_entropy_loss_in_lanes",
+    "elementwise_loss_in_lanes",
+    "smoothed_cross_entropy_loss_in_lanes",
+]
 
 CHUNK = 16  # outputs that go through the law in one run
 
@@ -59,8 +63,26 @@ def share_less_hit(slope, share, total, label, weight, output):
 
 
 @register_jitable(forceinline=True)
+def share_less_target(slope, share, total, label, weight, output, kept, spread):
+    zero = constant(0.0, slope)
+    target = (kept if label == output else zero) + spread
+    change = slope * (weight * (share / total - target))
+    return (change if weight != zero else zero,)
+
+
+@register_jitable(forceinline=True)
 def loss_of_share(total, largest, chosen):
     return (log(total) + (largest - chosen),)
+
+
+@register_jitable(forceinline=True)
+def smoothed_loss_of_share(total, largest, chosen, apart, kept):
+    return (log(total) + (kept * (largest - chosen) + apart),)
+
+
+@register_jitable(forceinline=True)
+def with_distance(apart, value, largest, spread):
+    return (apart + spread * (largest - value),)
 
 
 def elementwise_loss_in_lanes(real, law, setting_count):
@@ -121,21 +143,47 @@ def elementwise_loss_in_lanes(real, law, setting_count):
 
 def cross_entropy_loss_in_lanes(real):
     """-log softmax(output)[label]; the derivative is softmax(output) - onehot(label)."""
+    rows_through = cross_entropy_in_lanes(real, smooths=False)
+
+    def cross_entropy_loss_in_lanes(arguments, first_row, last_row):
+        rows_through(arguments, first_row, last_row)
+
+    return cross_entropy_loss_in_lanes
+
+
+def smoothed_cross_entropy_loss_in_lanes(real):
+    """The same for the target (1 - s) onehot(label) + s / outputs; s is the setting."""
+    rows_through = cross_entropy_in_lanes(real, smooths=True)
+
+    def smoothed_cross_entropy_loss_in_lanes(arguments, first_row, last_row):
+        rows_through(arguments, first_row, last_row)
+
+    return smoothed_cross_entropy_loss_in_lanes
+
+
+def cross_entropy_in_lanes(real, smooths):
+    """What the kernel does, with label smoothing or with no trace of it."""
     lanes = LINE_BYTES * 8 // real.bitwidth
     panel = PANEL_LINES * lanes
 
-    def cross_entropy_loss_in_lanes(arguments, first_row, last_row):
+    @register_jitable(forceinline=True)
+    def rows_through(arguments, first_row, last_row):
         row_loss, row_weight = pointer(arguments, 0, real), pointer(arguments, 1, real)
         delta, padded = pointer(arguments, 2, real), padded_columns(arguments, 2)
         output = pointer(arguments, 3, real)
         labels = pointer(arguments, 4, types.int64)
         weighted, weights = is_present(arguments, 5), pointer(arguments, 5, real)
         row_index = order_of_segment(arguments, 6, 7)
-        outputs = size(arguments, 8, 0)
+        outputs = size(arguments, 9 if smooths else 8, 0)
+        kept, spread = real(1.0), real(0.0)  # to the label; to every class
+        if smooths:
+            smoothing = pointer(arguments, 8, real)[0]
+            kept, spread = real(1.0) - smoothing, smoothing / real(outputs)
         label = stack_array(panel, real)
         chosen = stack_array(panel, real)
         largest = stack_array(panel, real)
         shares = stack_array(panel, real)
+        apart = stack_array(panel, real)
         for row in range(first_row, last_row, panel):
             width = panel_width(padded, row, lanes)
             rows = min(width, last_row - row)
@@ -145,6 +193,8 @@ def cross_entropy_loss_in_lanes(real):
             values, change = offset(output, row * outputs), offset(delta, row * outputs)
             for line in (total, weight, label, chosen):
                 fill_lines(line, real(0.0), wide)
+            if smooths:
+                fill_lines(apart, real(0.0), wide)
             fill_lines(largest, real(-math.inf), wide)
             for i in range(rows):
                 data_row = index[i]
@@ -157,17 +207,23 @@ def cross_entropy_loss_in_lanes(real):
                 each = offset(values, j * width)
                 map_elements(shifted_exp, (each, largest), (), (shares,), wide)
                 map_elements(sum_of, (total, shares), (), (total,), wide)
+                if smooths:
+                    distant = (apart, each, largest)
+                    map_elements(with_distance, distant, (spread,), (apart,), wide)
             for j in range(outputs):
                 each, slope = offset(values, j * width), offset(change, j * width)
                 map_elements(shifted_exp, (each, largest), (), (shares,), wide)
-                map_elements(
-                    share_less_hit,
-                    (slope, shares, total, label, weight),
-                    (real(j),),
-                    (slope,),
-                    wide,
-                )
-            map_elements(loss_of_share, (total, largest, chosen), (), (total,), wide)
+                shared = (slope, shares, total, label, weight)
+                if smooths:
+                    smoothed = (real(j), kept, spread)
+                    map_elements(share_less_target, shared, smoothed, (slope,), wide)
+                else:
+                    map_elements(share_less_hit, shared, (real(j),), (slope,), wide)
+            if smooths:
+                parts = (total, largest, chosen, apart)
+                map_elements(smoothed_loss_of_share, parts, (kept,), (total,), wide)
+            else:
+                map_elements(loss_of_share, (total, largest, chosen), (), (total,), wide)
             map_elements(weighed, (total, weight), (), (total,), wide)
 
-    return cross_entropy_loss_in_lanes
+    return rows_through

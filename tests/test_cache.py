@@ -1,5 +1,6 @@
 """The kernel cache on disk: used again, never stale, never in the way, never another's."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -7,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from fastbp.backends import object_cache
+from fastbp.backends import compilation, object_cache
+from fastbp.backends.compilation import digest_of_sources
 from fastbp.backends.object_cache import MAGIC, read_entry, write_entry
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +40,20 @@ def run(package, cache, **settings):
     assert done.returncode == 0, done.stderr
     results, numba = done.stdout.splitlines()
     return results, numba == "with Numba"
+
+
+def start(cache):
+    """The same, begun and not waited for."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FASTBP_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-c", SCRIPT]
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
 
 
 def entries(cache):
@@ -72,6 +89,41 @@ def test_a_second_process_compiles_nothing_and_an_edit_anywhere_is_seen(package,
     assert changed != text
     laws.write_text(changed, encoding="utf-8")
     assert run(package, cache)[0] != first
+    # One that changes nothing: compiled anew all the same, with the same results.
+    laws.write_text(text, encoding="utf-8")
+    assert run(package, cache) == (first, False)
+    driver = package / "fastbp" / "backends" / "cpu" / "driver.py"
+    driver.write_text(driver.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert run(package, cache) == (first, True)
+
+
+def test_an_edit_in_any_file_makes_other_keys(package, monkeypatch):
+    """Every source file; also one that comes, goes, or gets another name."""
+    folder = package / "fastbp"
+    monkeypatch.setattr(compilation, "__file__", str(folder / "backends" / "compilation.py"))
+
+    def digest():
+        return digest_of_sources.__wrapped__()
+
+    first = digest()
+    seen = {first}
+    files = sorted(folder.rglob("*.py"))
+    assert len(files) == len(list((ROOT / "fastbp").rglob("*.py"))) > 100
+    for path in files:
+        content = path.read_bytes()
+        path.write_bytes(content + b"\n")
+        assert digest() not in seen
+        seen.add(digest())
+        path.write_bytes(content)
+    assert digest() == first
+    path.rename(path.with_name("renamed.py"))
+    assert digest() not in seen
+    path.with_name("renamed.py").unlink()
+    assert digest() not in seen
+    path.write_bytes(content)
+    assert digest() == first
+    (folder / "another.py").touch()
+    assert digest() not in seen
 
 
 def test_settings_that_change_the_code_are_told_apart(package, tmp_path):
@@ -91,6 +143,45 @@ def test_a_cache_folder_that_cannot_be_used_is_no_error(package, tmp_path):
     results, numba = run(package, blocked / "cache")
     assert numba
     assert float(results.split()[0]) > 0
+
+
+def test_processes_that_race_for_a_cold_folder(filled_cache, tmp_path):
+    """Six at once, which all miss a few functions: the same bits, no error, and no rest."""
+    cache, printed = filled_cache
+    copy = shutil.copytree(cache, tmp_path / "cache")
+    missing = sorted(copy.rglob("*.kernel"))[:3]
+    for path in missing:
+        path.unlink()
+    processes = [start(copy) for _ in range(6)]
+    for process in processes:
+        output, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+        assert output.splitlines() == [printed, "with Numba"]
+    assert all(path.exists() for path in missing)
+    assert list(copy.rglob("*.part")) == []
+    assert run(ROOT, copy) == (printed, False)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no limits of files")
+def test_a_disk_that_is_full(filled_cache, tmp_path):
+    """The system refuses to write more than some bytes: everything is compiled, and no file stays."""
+    cache, printed = filled_cache
+    copy = shutil.copytree(cache, tmp_path / "cache")
+    missing = sorted(copy.rglob("*.kernel"))[:2]
+    for path in missing:
+        path.unlink()
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (999, 999))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{limit}\n{SCRIPT}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FASTBP_CACHE_DIR": str(copy)},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (0, [printed, "with Numba"]), done.stderr
+    assert not any(path.exists() for path in missing)
+    assert list(copy.rglob("*.part")) == []
 
 
 @pytest.fixture(scope="module")
@@ -173,15 +264,85 @@ def test_what_others_could_have_written_is_not_run(folder, tmp_path, monkeypatch
     assert read_entry("one", KEY) is None
 
 
-def test_a_full_disk_leaves_nothing_behind(folder, monkeypatch):
-    def full(source, target):
-        raise OSError(28, "No space left on device")
+class Failing:
+    """A file whose writing, or closing, is refused."""
+
+    def __init__(self, file, name, error):
+        self.file, self.name, self.error = file, name, error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+        if self.name == "close" and error[0] is None:
+            raise self.error
+
+    def write(self, content):
+        self.file.write(content[:100])
+        if self.name == "write":
+            raise self.error
+
+
+WRITES = ["mkdir", "mkstemp", "write", "close", "replace"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
+@pytest.mark.parametrize("name", WRITES)
+def test_a_disk_that_refuses_a_write_leaves_nothing_behind(name, number, folder, monkeypatch):
+    """At each of the calls that write: no error, no file, and the next time all is well."""
+    error = OSError(number, os.strerror(number))
+
+    def refuse(*arguments, **keywords):
+        raise error
+
+    def opened(file, mode):
+        return Failing(open(file, mode), name, error)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
+        if name == "mkdir":
+            patch.setattr(Path, "mkdir", refuse)
+        elif name == "mkstemp":
+            patch.setattr(object_cache.tempfile, "mkstemp", refuse)
+        elif name == "replace":
+            patch.setattr(os, "replace", refuse)
+        else:
+            patch.setattr(object_cache, "open", opened, raising=False)
         write_entry("one", KEY, CODE)
-    assert list((folder / "one").iterdir()) == []
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
     assert read_entry("one", KEY) is None
+    write_entry("one", KEY, CODE)
+    assert read_entry("one", KEY) == CODE
+
+
+def test_a_folder_that_can_only_be_read_is_read(folder, monkeypatch):
+    write_entry("one", KEY, CODE)
+
+    def refuse(*arguments, **keywords):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(object_cache.tempfile, "mkstemp", refuse)
+    assert read_entry("one", KEY) == CODE
+    write_entry("one", KEY[::-1], CODE)
+    assert read_entry("one", KEY) == CODE
+    assert len(entries(folder)) == 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one bit"])
+def test_damage_at_any_place_is_a_miss(damage, folder):
+    """Truncated at 50 places, or one bit of 50 wrong; also at the ends of the parts of a file."""
+    write_entry("one", KEY, CODE)
+    path = folder / "one" / f"{KEY}.kernel"
+    content = path.read_bytes()
+    parts = [0, 1, len(MAGIC), len(MAGIC) + 32, len(MAGIC) + 32 + len(KEY), len(content) - 1]
+    for place in sorted({*parts, *np.linspace(0, len(content) - 1, 50).astype(int).tolist()}):
+        spoilt = content[:place]
+        if damage == "one bit":
+            spoilt += bytes([content[place] ^ 1]) + content[place + 1 :]
+        path.write_bytes(spoilt)
+        assert read_entry("one", KEY) is None
+    path.write_bytes(content)
+    assert read_entry("one", KEY) == CODE
 
 
 def test_old_generations_go(folder):

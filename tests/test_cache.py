@@ -1,6 +1,5 @@
 """The kernel cache on disk: used again, never stale, never in the way, never another's."""
 
-import errno
 import hashlib
 import os
 import shutil
@@ -8,12 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from fastbp.backends import compilation, object_cache
+from fastbp.backends import compilation
 from fastbp.backends.compilation import digest_of_sources
-from fastbp.backends.object_cache import MAGIC, read_entry, write_entry
+from fastbp.backends.object_cache import MAGIC
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -24,13 +22,20 @@ model = fb.Model(fb.mlp(3, 4, 1, activation="softsign"), dtype="float64")
 print(fb.train(model, X, X[:, 0], epochs=2).loss, model.predict(X[:1].copy())[0, 0])
 print("with Numba" if "numba" in sys.modules else "without Numba")
 """
+# A few functions that are compiled soon.
+FEW = """
+import sys
+from fastbp.backends.cpu.machine_code import bind
+print(all([bind("call_in_mode"), bind("reduce_tiles", "float64"), bind("store_rows", "float64")]))
+print("with Numba" if "numba" in sys.modules else "without Numba")
+"""
 
 
-def run(package, cache, **settings):
+def run(package, cache, script=SCRIPT, **settings):
     """Train in a fresh process with a package and a cache folder: (results, with Numba or not)."""
     environment = {**os.environ, "PYTHONPATH": str(package), "FASTBP_CACHE_DIR": str(cache)}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", script],
         env={**environment, **settings},
         capture_output=True,
         text=True,
@@ -71,15 +76,36 @@ def package(tmp_path):
     return tmp_path / "package"
 
 
-def test_a_second_process_compiles_nothing_and_an_edit_anywhere_is_seen(package, tmp_path):
-    """Where everything is cached, Numba is not even imported."""
-    cache = tmp_path / "cache"
-    first, numba = run(package, cache)
-    compiled = entries(cache)
+@pytest.fixture(scope="module")
+def filled_cache(tmp_path_factory):
+    """A cache folder that one process has filled, and what that process printed."""
+    cache = tmp_path_factory.mktemp("filled") / "cache"
+    return cache, run(ROOT, cache)[0]
+
+
+def small_entries(cache, count):
+    """The smallest files of a cache, which are compiled soonest."""
+    return sorted(cache.rglob("*.kernel"), key=lambda path: path.stat().st_size)[:count]
+
+
+def test_a_second_process_compiles_nothing_and_an_edit_anywhere_is_seen(
+    package, filled_cache, tmp_path
+):
+    """Where everything is cached, Numba is not even imported; the same sources elsewhere will do."""
+    cache = shutil.copytree(filled_cache[0], tmp_path / "cache")
+    first, compiled = filled_cache[1], entries(cache)
     assert compiled
-    assert numba
     assert run(package, cache) == (first, False)
     assert entries(cache) == compiled
+    # An edit that changes nothing, in a file that is compiled: all is compiled anew.
+    driver = package / "fastbp" / "backends" / "cpu" / "driver.py"
+    text = driver.read_text(encoding="utf-8")
+    driver.write_text(text + "\n", encoding="utf-8")
+    few = run(package, cache, FEW)
+    assert few[1]
+    assert run(package, cache, FEW) == (few[0], False)
+    driver.write_text(text, encoding="utf-8")
+    assert run(package, cache) == (first, False)
     # An edit of a law, in a file that holds no kernel.
     laws = package / "fastbp" / "activations.py"
     text = laws.read_text(encoding="utf-8")
@@ -89,12 +115,6 @@ def test_a_second_process_compiles_nothing_and_an_edit_anywhere_is_seen(package,
     assert changed != text
     laws.write_text(changed, encoding="utf-8")
     assert run(package, cache)[0] != first
-    # One that changes nothing: compiled anew all the same, with the same results.
-    laws.write_text(text, encoding="utf-8")
-    assert run(package, cache) == (first, False)
-    driver = package / "fastbp" / "backends" / "cpu" / "driver.py"
-    driver.write_text(driver.read_text(encoding="utf-8") + "\n", encoding="utf-8")
-    assert run(package, cache) == (first, True)
 
 
 def test_an_edit_in_any_file_makes_other_keys(package, monkeypatch):
@@ -126,30 +146,28 @@ def test_an_edit_in_any_file_makes_other_keys(package, monkeypatch):
     assert digest() not in seen
 
 
-def test_settings_that_change_the_code_are_told_apart(package, tmp_path):
-    cache = tmp_path / "cache"
-    first, _ = run(package, cache)
-    count = len(entries(cache))
-    assert run(package, cache, NUMBA_BOUNDSCHECK="1") == (first, True)
+def test_settings_that_change_the_code_are_told_apart(filled_cache, tmp_path):
+    """And where Numba checks bounds, of which kernels have none, the bits are the same."""
+    cache = shutil.copytree(filled_cache[0], tmp_path / "cache")
+    first, count = filled_cache[1], len(entries(cache))
+    assert run(ROOT, cache, NUMBA_BOUNDSCHECK="1") == (first, True)
     assert len(entries(cache)) == 2 * count
-    assert run(package, cache, NUMBA_NUM_THREADS="1") == (first, False)
-    assert run(package, cache, FASTBP_TILE_SHAPE="neon")[0] == first
+    assert run(ROOT, cache, NUMBA_NUM_THREADS="1") == (first, False)
 
 
-def test_a_cache_folder_that_cannot_be_used_is_no_error(package, tmp_path):
+def test_a_cache_folder_that_cannot_be_used_is_no_error(tmp_path):
     """A file stands where the folder should be: everything is compiled, nothing is raised."""
     blocked = tmp_path / "blocked"
     blocked.write_text("not a folder", encoding="utf-8")
-    results, numba = run(package, blocked / "cache")
-    assert numba
-    assert float(results.split()[0]) > 0
+    assert run(ROOT, blocked / "cache", FEW)[1]
+    assert blocked.read_text(encoding="utf-8") == "not a folder"
 
 
 def test_processes_that_race_for_a_cold_folder(filled_cache, tmp_path):
     """Six at once, which all miss a few functions: the same bits, no error, and no rest."""
     cache, printed = filled_cache
     copy = shutil.copytree(cache, tmp_path / "cache")
-    missing = sorted(copy.rglob("*.kernel"))[:3]
+    missing = small_entries(copy, 3)
     for path in missing:
         path.unlink()
     processes = [start(copy) for _ in range(6)]
@@ -167,10 +185,10 @@ def test_a_disk_that_is_full(filled_cache, tmp_path):
     """The system refuses to write more than some bytes: everything is compiled, and no file stays."""
     cache, printed = filled_cache
     copy = shutil.copytree(cache, tmp_path / "cache")
-    missing = sorted(copy.rglob("*.kernel"))[:2]
+    missing = small_entries(copy, 2)
     for path in missing:
         path.unlink()
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (999, 999))"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))"
     done = subprocess.run(
         [sys.executable, "-c", f"{limit}\n{SCRIPT}"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "FASTBP_CACHE_DIR": str(copy)},
@@ -184,13 +202,6 @@ def test_a_disk_that_is_full(filled_cache, tmp_path):
     assert list(copy.rglob("*.part")) == []
 
 
-@pytest.fixture(scope="module")
-def filled_cache(tmp_path_factory):
-    """A cache folder that one process has filled, and what that process printed."""
-    cache = tmp_path_factory.mktemp("filled") / "cache"
-    return cache, run(ROOT, cache)[0]
-
-
 DAMAGES = {
     "truncated": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",
@@ -199,170 +210,14 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_cache_is_a_miss_and_is_mended(damage, filled_cache, tmp_path):
-    """Every cached file spoilt: the same result, and no error."""
+def test_damaged_files_are_misses_and_are_mended(filled_cache, tmp_path):
+    """The same result, and no error."""
     cache, printed = filled_cache
     copy = shutil.copytree(cache, tmp_path / "cache")
-    for path in copy.rglob("*.kernel"):
-        path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    for path, damage in zip(small_entries(copy, len(DAMAGES)), DAMAGES.values(), strict=True):
+        path.write_bytes(damage(path.read_bytes()))
     assert run(ROOT, copy) == (printed, True)
     assert run(ROOT, copy) == (printed, False)
-
-
-# The functions that read and write, in this process.
-
-KEY, CODE = "0123456789abcdef", b"\x7fELF, or so it says" * 100
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTBP_CACHE_DIR", str(tmp_path))
-    return tmp_path / "fastbp"
-
-
-def test_what_was_written_is_read_and_the_folder_is_private(folder):
-    assert read_entry("one", KEY) is None
-    write_entry("one", KEY, CODE)
-    assert read_entry("one", KEY) == CODE
-    assert read_entry("two", KEY) is None
-    assert read_entry("one", KEY[::-1]) is None
-    for made in (folder, folder / "one"):
-        assert made.stat().st_mode & 0o777 == 0o700
-    assert [path.suffix for path in (folder / "one").iterdir()] == [".kernel"]
-
-
-def test_an_entry_under_anothers_name_is_a_miss(folder):
-    write_entry("one", KEY, CODE)
-    place = folder / "one" / f"{KEY}.kernel"
-    place.rename(place.with_name(f"{KEY[::-1]}.kernel"))
-    assert read_entry("one", KEY[::-1]) is None
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="the system knows no owners")
-def test_what_others_could_have_written_is_not_run(folder, tmp_path, monkeypatch):
-    write_entry("one", KEY, CODE)
-    place = folder / "one" / f"{KEY}.kernel"
-    for shared in (place, folder / "one", folder):
-        mode = shared.stat().st_mode
-        shared.chmod(0o777)
-        assert read_entry("one", KEY) is None
-        shared.chmod(mode)
-        assert read_entry("one", KEY) == CODE
-    folder.chmod(0o777)
-    write_entry("one", KEY[::-1], CODE)
-    assert len(entries(folder)) == 1
-    folder.chmod(0o700)
-    place.rename(tmp_path / "elsewhere")
-    place.symlink_to(tmp_path / "elsewhere")
-    assert read_entry("one", KEY) is None
-    place.unlink()
-    (tmp_path / "elsewhere").rename(place)
-    assert read_entry("one", KEY) == CODE
-    me = os.getuid()
-    monkeypatch.setattr(os, "getuid", lambda: me + 1)
-    assert read_entry("one", KEY) is None
-
-
-class Failing:
-    """A file whose writing, or closing, is refused."""
-
-    def __init__(self, file, name, error):
-        self.file, self.name, self.error = file, name, error
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.file.close()
-        if self.name == "close" and error[0] is None:
-            raise self.error
-
-    def write(self, content):
-        self.file.write(content[:100])
-        if self.name == "write":
-            raise self.error
-
-
-WRITES = ["mkdir", "mkstemp", "write", "close", "replace"]
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
-@pytest.mark.parametrize("name", WRITES)
-def test_a_disk_that_refuses_a_write_leaves_nothing_behind(name, number, folder, monkeypatch):
-    """At each of the calls that write: no error, no file, and the next time all is well."""
-    error = OSError(number, os.strerror(number))
-
-    def refuse(*arguments, **keywords):
-        raise error
-
-    def opened(file, mode):
-        return Failing(open(file, mode), name, error)
-
-    with monkeypatch.context() as patch:
-        if name == "mkdir":
-            patch.setattr(Path, "mkdir", refuse)
-        elif name == "mkstemp":
-            patch.setattr(object_cache.tempfile, "mkstemp", refuse)
-        elif name == "replace":
-            patch.setattr(os, "replace", refuse)
-        else:
-            patch.setattr(object_cache, "open", opened, raising=False)
-        write_entry("one", KEY, CODE)
-    assert [path for path in folder.rglob("*") if path.is_file()] == []
-    assert read_entry("one", KEY) is None
-    write_entry("one", KEY, CODE)
-    assert read_entry("one", KEY) == CODE
-
-
-def test_a_folder_that_can_only_be_read_is_read(folder, monkeypatch):
-    write_entry("one", KEY, CODE)
-
-    def refuse(*arguments, **keywords):
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(object_cache.tempfile, "mkstemp", refuse)
-    assert read_entry("one", KEY) == CODE
-    write_entry("one", KEY[::-1], CODE)
-    assert read_entry("one", KEY) == CODE
-    assert len(entries(folder)) == 1
-
-
-@pytest.mark.parametrize("damage", ["truncated", "one bit"])
-def test_damage_at_any_place_is_a_miss(damage, folder):
-    """Truncated at 50 places, or one bit of 50 wrong; also at the ends of the parts of a file."""
-    write_entry("one", KEY, CODE)
-    path = folder / "one" / f"{KEY}.kernel"
-    content = path.read_bytes()
-    parts = [0, 1, len(MAGIC), len(MAGIC) + 32, len(MAGIC) + 32 + len(KEY), len(content) - 1]
-    for place in sorted({*parts, *np.linspace(0, len(content) - 1, 50).astype(int).tolist()}):
-        spoilt = content[:place]
-        if damage == "one bit":
-            spoilt += bytes([content[place] ^ 1]) + content[place + 1 :]
-        path.write_bytes(spoilt)
-        assert read_entry("one", KEY) is None
-    path.write_bytes(content)
-    assert read_entry("one", KEY) == CODE
-
-
-def test_old_generations_go(folder):
-    names = [f"generation {i}" for i in range(6)]
-    for i, name in enumerate(names):
-        write_entry(name, KEY, CODE)
-        os.utime(folder / name, ns=(i * 10**9, i * 10**9))
-    write_entry(names[-1], KEY[::-1], CODE)
-    left = {path.name for path in folder.iterdir()}
-    assert left == set(names[-object_cache.MOST_GENERATIONS :])
-
-
-def test_the_place_of_the_cache(monkeypatch, tmp_path):
-    for name in ("FASTBP_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert object_cache.cache_folder() == tmp_path / ".cache" / "fastbp"
-    for name in ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "FASTBP_CACHE_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-        assert object_cache.cache_folder() == tmp_path / name / "fastbp"
 
 
 # What the object code may ask the process for: mathematics and moving memory.

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fastbp.backends import object_cache
-from fastbp.backends.object_cache import MAGIC, read_entry, write_entry
+from fastbp.backends import compilation
+from fastbp.backends.compilation import digest_of_sources
+from fastbp.backends.object_cache import MAGIC
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -23,13 +24,20 @@ model = fb.Model(fb.Network(3, layers), dtype="float64")
 print(fb.train(model, X, X[:, 0], epochs=2).loss, model.predict(X[:1].copy())[0, 0])
 print("with Numba" if "numba" in sys.modules else "without Numba")
 """
+# A few functions that are compiled soon.
+FEW = """
+import sys
+from fastbp.backends.cpu.machine_code import bind
+print(all([bind("call_in_mode"), bind("reduce_tiles", "float64"), bind("store_rows", "float64")]))
+print("with Numba" if "numba" in sys.modules else "without Numba")
+"""
 
 
-def run(package, cache, **settings):
+def run(package, cache, script=SCRIPT, **settings):
     """Train in a fresh process with a package and a cache folder: (results, with Numba or not)."""
     environment = {**os.environ, "PYTHONPATH": str(package), "FASTBP_CACHE_DIR": str(cache)}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", script],
         env={**environment, **settings},
         capture_output=True,
         text=True,
@@ -39,6 +47,20 @@ def run(package, cache, **settings):
     assert done.returncode == 0, done.stderr
     results, numba = done.stdout.splitlines()
     return results, numba == "with Numba"
+
+
+def start(cache):
+    """The same, begun and not waited for."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FASTBP_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-c", SCRIPT]
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
 
 
 def entries(cache):
@@ -56,15 +78,36 @@ def package(tmp_path):
     return tmp_path / "package"
 
 
-def test_a_second_process_compiles_nothing_and_an_edit_anywhere_is_seen(package, tmp_path):
-    """Where everything is cached, Numba is not even imported."""
-    cache = tmp_path / "cache"
-    first, numba = run(package, cache)
-    compiled = entries(cache)
+@pytest.fixture(scope="module")
+def filled_cache(tmp_path_factory):
+    """A cache folder that one process has filled, and what that process printed."""
+    cache = tmp_path_factory.mktemp("filled") / "cache"
+    return cache, run(ROOT, cache)[0]
+
+
+def small_entries(cache, count):
+    """The smallest files of a cache, which are compiled soonest."""
+    return sorted(cache.rglob("*.kernel"), key=lambda path: path.stat().st_size)[:count]
+
+
+def test_a_second_process_compiles_nothing_and_an_edit_anywhere_is_seen(
+    package, filled_cache, tmp_path
+):
+    """Where everything is cached, Numba is not even imported; the same sources elsewhere will do."""
+    cache = shutil.copytree(filled_cache[0], tmp_path / "cache")
+    first, compiled = filled_cache[1], entries(cache)
     assert compiled
-    assert numba
     assert run(package, cache) == (first, False)
     assert entries(cache) == compiled
+    # An edit that changes nothing, in a file that is compiled: all is compiled anew.
+    driver = package / "fastbp" / "backends" / "cpu" / "driver.py"
+    text = driver.read_text(encoding="utf-8")
+    driver.write_text(text + "\n", encoding="utf-8")
+    few = run(package, cache, FEW)
+    assert few[1]
+    assert run(package, cache, FEW) == (few[0], False)
+    driver.write_text(text, encoding="utf-8")
+    assert run(package, cache) == (first, False)
     # An edit of a law, in a file that holds no kernel.
     laws = package / "fastbp" / "activations.py"
     text = laws.read_text(encoding="utf-8")
@@ -76,30 +119,89 @@ def test_a_second_process_compiles_nothing_and_an_edit_anywhere_is_seen(package,
     assert run(package, cache)[0] != first
 
 
-def test_settings_that_change_the_code_are_told_apart(package, tmp_path):
-    cache = tmp_path / "cache"
-    first, _ = run(package, cache)
-    count = len(entries(cache))
-    assert run(package, cache, NUMBA_BOUNDSCHECK="1") == (first, True)
+def test_an_edit_in_any_file_makes_other_keys(package, monkeypatch):
+    """Every source file; also one that comes, goes, or gets another name."""
+    folder = package / "fastbp"
+    monkeypatch.setattr(compilation, "__file__", str(folder / "backends" / "compilation.py"))
+
+    def digest():
+        return digest_of_sources.__wrapped__()
+
+    first = digest()
+    seen = {first}
+    files = sorted(folder.rglob("*.py"))
+    assert len(files) == len(list((ROOT / "fastbp").rglob("*.py"))) > 100
+    for path in files:
+        content = path.read_bytes()
+        path.write_bytes(content + b"\n")
+        assert digest() not in seen
+        seen.add(digest())
+        path.write_bytes(content)
+    assert digest() == first
+    path.rename(path.with_name("renamed.py"))
+    assert digest() not in seen
+    path.with_name("renamed.py").unlink()
+    assert digest() not in seen
+    path.write_bytes(content)
+    assert digest() == first
+    (folder / "another.py").touch()
+    assert digest() not in seen
+
+
+def test_settings_that_change_the_code_are_told_apart(filled_cache, tmp_path):
+    """And where Numba checks bounds, of which kernels have none, the bits are the same."""
+    cache = shutil.copytree(filled_cache[0], tmp_path / "cache")
+    first, count = filled_cache[1], len(entries(cache))
+    assert run(ROOT, cache, NUMBA_BOUNDSCHECK="1") == (first, True)
     assert len(entries(cache)) == 2 * count
-    assert run(package, cache, NUMBA_NUM_THREADS="1") == (first, False)
-    assert run(package, cache, FASTBP_TILE_SHAPE="neon")[0] == first
+    assert run(ROOT, cache, NUMBA_NUM_THREADS="1") == (first, False)
 
 
-def test_a_cache_folder_that_cannot_be_used_is_no_error(package, tmp_path):
+def test_a_cache_folder_that_cannot_be_used_is_no_error(tmp_path):
     """A file stands where the folder should be: everything is compiled, nothing is raised."""
     blocked = tmp_path / "blocked"
     blocked.write_text("not a folder", encoding="utf-8")
-    results, numba = run(package, blocked / "cache")
-    assert numba
-    assert float(results.split()[0]) > 0
+    assert run(ROOT, blocked / "cache", FEW)[1]
+    assert blocked.read_text(encoding="utf-8") == "not a folder"
 
 
-@pytest.fixture(scope="module")
-def filled_cache(tmp_path_factory):
-    """A cache folder that one process has filled, and what that process printed."""
-    cache = tmp_path_factory.mktemp("filled") / "cache"
-    return cache, run(ROOT, cache)[0]
+def test_processes_that_race_for_a_cold_folder(filled_cache, tmp_path):
+    """Six at once, which all miss a few functions: the same bits, no error, and no rest."""
+    cache, printed = filled_cache
+    copy = shutil.copytree(cache, tmp_path / "cache")
+    missing = small_entries(copy, 3)
+    for path in missing:
+        path.unlink()
+    processes = [start(copy) for _ in range(6)]
+    for process in processes:
+        output, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+        assert output.splitlines() == [printed, "with Numba"]
+    assert all(path.exists() for path in missing)
+    assert list(copy.rglob("*.part")) == []
+    assert run(ROOT, copy) == (printed, False)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no limits of files")
+def test_a_disk_that_is_full(filled_cache, tmp_path):
+    """The system refuses to write more than some bytes: everything is compiled, and no file stays."""
+    cache, printed = filled_cache
+    copy = shutil.copytree(cache, tmp_path / "cache")
+    missing = small_entries(copy, 2)
+    for path in missing:
+        path.unlink()
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{limit}\n{SCRIPT}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FASTBP_CACHE_DIR": str(copy)},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (0, [printed, "with Numba"]), done.stderr
+    assert not any(path.exists() for path in missing)
+    assert list(copy.rglob("*.part")) == []
 
 
 DAMAGES = {
@@ -110,100 +212,14 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_cache_is_a_miss_and_is_mended(damage, filled_cache, tmp_path):
-    """Every cached file spoilt: the same result, and no error."""
+def test_damaged_files_are_misses_and_are_mended(filled_cache, tmp_path):
+    """The same result, and no error."""
     cache, printed = filled_cache
     copy = shutil.copytree(cache, tmp_path / "cache")
-    for path in copy.rglob("*.kernel"):
-        path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    for path, damage in zip(small_entries(copy, len(DAMAGES)), DAMAGES.values(), strict=True):
+        path.write_bytes(damage(path.read_bytes()))
     assert run(ROOT, copy) == (printed, True)
     assert run(ROOT, copy) == (printed, False)
-
-
-# The functions that read and write, in this process.
-
-KEY, CODE = "0123456789abcdef", b"\x7fELF, or so it says" * 100
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTBP_CACHE_DIR", str(tmp_path))
-    return tmp_path / "fastbp"
-
-
-def test_what_was_written_is_read_and_the_folder_is_private(folder):
-    assert read_entry("one", KEY) is None
-    write_entry("one", KEY, CODE)
-    assert read_entry("one", KEY) == CODE
-    assert read_entry("two", KEY) is None
-    assert read_entry("one", KEY[::-1]) is None
-    for made in (folder, folder / "one"):
-        assert made.stat().st_mode & 0o777 == 0o700
-    assert [path.suffix for path in (folder / "one").iterdir()] == [".kernel"]
-
-
-def test_an_entry_under_anothers_name_is_a_miss(folder):
-    write_entry("one", KEY, CODE)
-    place = folder / "one" / f"{KEY}.kernel"
-    place.rename(place.with_name(f"{KEY[::-1]}.kernel"))
-    assert read_entry("one", KEY[::-1]) is None
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="the system knows no owners")
-def test_what_others_could_have_written_is_not_run(folder, tmp_path, monkeypatch):
-    write_entry("one", KEY, CODE)
-    place = folder / "one" / f"{KEY}.kernel"
-    for shared in (place, folder / "one", folder):
-        mode = shared.stat().st_mode
-        shared.chmod(0o777)
-        assert read_entry("one", KEY) is None
-        shared.chmod(mode)
-        assert read_entry("one", KEY) == CODE
-    folder.chmod(0o777)
-    write_entry("one", KEY[::-1], CODE)
-    assert len(entries(folder)) == 1
-    folder.chmod(0o700)
-    place.rename(tmp_path / "elsewhere")
-    place.symlink_to(tmp_path / "elsewhere")
-    assert read_entry("one", KEY) is None
-    place.unlink()
-    (tmp_path / "elsewhere").rename(place)
-    assert read_entry("one", KEY) == CODE
-    me = os.getuid()
-    monkeypatch.setattr(os, "getuid", lambda: me + 1)
-    assert read_entry("one", KEY) is None
-
-
-def test_a_full_disk_leaves_nothing_behind(folder, monkeypatch):
-    def full(source, target):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        write_entry("one", KEY, CODE)
-    assert list((folder / "one").iterdir()) == []
-    assert read_entry("one", KEY) is None
-
-
-def test_old_generations_go(folder):
-    names = [f"generation {i}" for i in range(6)]
-    for i, name in enumerate(names):
-        write_entry(name, KEY, CODE)
-        os.utime(folder / name, ns=(i * 10**9, i * 10**9))
-    write_entry(names[-1], KEY[::-1], CODE)
-    left = {path.name for path in folder.iterdir()}
-    assert left == set(names[-object_cache.MOST_GENERATIONS :])
-
-
-def test_the_place_of_the_cache(monkeypatch, tmp_path):
-    for name in ("FASTBP_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert object_cache.cache_folder() == tmp_path / ".cache" / "fastbp"
-    for name in ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "FASTBP_CACHE_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-        assert object_cache.cache_folder() == tmp_path / name / "fastbp"
 
 
 # What the object code may ask the process for: mathematics and moving memory.

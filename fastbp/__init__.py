@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fastbp.errors import CheckpointError as CheckpointError
     from fastbp.errors import DeviceError as DeviceError
     from fastbp.errors import DivergenceError as DivergenceError
+    from fastbp.gradient_checks import GradientCheck as GradientCheck
+    from fastbp.gradient_checks import gradient_check as gradient_check
     from fastbp.layers import Dense as Dense
     from fastbp.layers import Dropout as Dropout
     from fastbp.layers import Layer as Layer
@@ -43,6 +45,7 @@ _HOMES = {
     "DeviceError": "errors",
     "DivergenceError": "errors",
     "Dropout": "layers",
+    "GradientCheck": "gradient_checks",
     "Layer": "layers",
     "LayerNorm": "layers",
     "Model": "model",
@@ -51,6 +54,7 @@ _HOMES = {
     "Scaling": "scaling",
     "TrainResult": "result",
     "devices": "backends.choose",
+    "gradient_check": "gradient_checks",
     "load": "model",
     "mlp": "network",
     "train": "training",

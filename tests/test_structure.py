@@ -48,7 +48,7 @@ FLOORS = [
     {"checkpoint"},
     {"derivatives"},
     {"model"},
-    {"datasets", "warmup"},
+    {"datasets", "warmup", "complex_step", "gradient_checks"},
     {"epochs"},
     {"training"},
     {"commands"},

@@ -244,6 +244,7 @@ def history():
 
     for clip_norm in (1e-3, None):
         test_training.test_gradient_norm_and_learning_rate_in_the_history(clip_norm, 50, small())
+    test_training.test_the_gradient_norm_of_an_epoch_is_the_mean_over_its_batches(small())
     test_training.test_schedules_act_on_every_step(small())
     test_training.test_reduce_on_plateau_follows_the_validation_loss(small())
 

@@ -272,7 +272,8 @@ def test_the_command_writes_what_it_found(subjects, tmp_path, capsys):
     content = json.loads(data.read_text(encoding="utf-8"))
     assert content["subjects"]["bad"]["broken"] == ["that one"]
     assert content["subjects"]["good"]["figures"] == {"n": 3}
-    assert (content["scale"], content["seed"]) == (0.5, 0)
+    found = content["subjects"]["good"]
+    assert (found["scale"], found["seed"]) == (0.5, 0)
     shown = capsys.readouterr()
     assert "BROKEN" in shown.out
     assert "BROKEN: that one" in shown.err
@@ -292,6 +293,18 @@ def test_only_a_run_of_everything_replaces_what_is_published():
     for partial in (["--only", "bits"], ["--scale", "0.1"]):
         options = command.parse(partial)
         assert options.json is options.markdown is None
+    some = command.parse(["--only", "bits", "--update"])
+    assert (some.json, some.markdown) == (everything.json, everything.markdown)
+
+
+def test_an_update_keeps_what_is_there_of_others(subjects, monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "DOCUMENTS", tmp_path)
+    assert command.main(["--only", "bad", "--update"]) == 1
+    assert command.main(["--only", "good", "--update"]) == 0
+    content = json.loads((tmp_path / "reliability.json").read_text(encoding="utf-8"))
+    assert list(content["subjects"]) == ["good", "bad"]
+    text = (tmp_path / "reliability.md").read_text(encoding="utf-8")
+    assert text.index("## good") < text.index("## bad")
 
 
 @pytest.mark.parametrize(
@@ -313,9 +326,9 @@ def test_arguments_that_make_no_sense(wrong, capsys):
 def test_what_is_published_has_no_broken_promise():
     content = json.loads((ROOT / "docs" / "reliability.json").read_text(encoding="utf-8"))
     text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    assert content["scale"] == 1.0
     for name, subject in content["subjects"].items():
         assert subject["broken"] == []
+        assert subject["scale"] == 1.0
         assert f"## {name}\n" in text
         assert subject["result"] in text
 

@@ -61,6 +61,8 @@ def test_reduce_on_plateau():
     assert factors(schedule, [3, 2, 2, 2, 2, 2])[0] == 0.25
     assert factors(schedule, [3, *[2] * 20])[0] == 0.2
     assert factors(schedule, [-1, -2, -2.5, -2.5])[0] == 1.0
+    assert factors(schedule, [3, 4, 2, 3])[0] == 1.0  # patience begins anew with a best loss
+    assert factors(schedule, [3, 4, 2, 3, 3])[0] == 0.5
 
 
 @pytest.mark.parametrize("name", sorted(INITIALIZERS))

@@ -122,6 +122,15 @@ def test_gradient_norm_and_learning_rate_in_the_history(clip_norm, rows, small):
     assert (result.history["seconds"] > 0).all()
 
 
+def test_the_gradient_norm_of_an_epoch_is_the_mean_over_its_batches(small):
+    X, y = small
+    model = fb.Model(fb.mlp(3, 5, 1), dtype="float64")
+    gradients = [model.loss_and_gradient(X[i : i + 20], y[i : i + 20])[1] for i in (0, 20, 40)]
+    result = fb.train(model, X, y, optimizer=fb.SGD(1e-300), epochs=2, batch_size=20, shuffle=False)
+    expected = np.mean([np.linalg.norm(gradient) for gradient in gradients])
+    assert np.allclose(result.history["gradient_norm"], expected, rtol=1e-12)
+
+
 def test_schedules_act_on_every_step(small):
     X, y = small
     case = fb.mlp(3, 4, 1)

@@ -7,16 +7,17 @@ make no sense.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
 from benchmarks.processes import ROOT, available_cores
-from benchmarks.reliability.report import report, summary, write_json
-from benchmarks.reliability.subjects import SUBJECTS, Outcome, Request, look_at
+from benchmarks.reliability.report import report, summary, updated, write_json
+from benchmarks.reliability.subjects import SUBJECTS, Request, look_at
 from benchmarks.report import replace_between_markers
 
 DOCUMENTS = ROOT / "docs"
@@ -48,13 +49,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     where = "a run of everything writes to docs/reliability{}, others only where told"
     add("--json", type=Path, help=where.format(".json"))
     add("--markdown", type=Path, help=where.format(".md") + ", between its two markers")
+    add("--update", action="store_true", help="write there, and keep what is there of others")
     options = parser.parse_args(arguments)
     if not 0 < options.scale < float("inf"):
         parser.error("scale must be above 0")
     if options.workers < 1 or not 0 <= options.seed < 2**32:
         parser.error("workers must be at least 1, and seed a number of 32 bits")
-    if options.only == tuple(SUBJECTS) and options.scale == 1.0:
-        # A partial run must not replace the published tables.
+    if options.update and options.scale != 1.0:
+        parser.error("update is for a scale of 1")
+    # A partial run must not replace the published tables.
+    if options.update or (options.only == tuple(SUBJECTS) and options.scale == 1.0):
         options.json = options.json or DOCUMENTS / "reliability.json"
         options.markdown = options.markdown or DOCUMENTS / "reliability.md"
     return options
@@ -76,35 +80,38 @@ def main(arguments: list[str] | None = None) -> int:
     """Look, print, write; returns the exit status."""
     options = parse(arguments)
     given = sys.argv[1:] if arguments is None else arguments
-    started = time.perf_counter()
+    machine = describe_machine(versions())
     request = Request(options.scale, options.workers, options.seed, say)
-    outcomes: dict[str, Outcome] = {}
+    about = {
+        "command": shlex.join(["python", "-m", "benchmarks.reliability", *given]),
+        "scale": options.scale,
+        "seed": options.seed,
+        "date": machine["date"],
+    }
+    subjects: dict[str, Any] = {}
     interrupted = False
     for name in options.only:
         say(f"{name}:")
         try:
-            outcomes[name] = look_at(name, request)
+            outcome = look_at(name, request)
         except KeyboardInterrupt:  # what was found is worth a table
             interrupted = True
             break
-        say(f"  {outcomes[name].result} ({outcomes[name].seconds:.0f} s)")
-        for line in outcomes[name].broken:
+        load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+        subjects[name] = dataclasses.asdict(outcome) | about | {"load": load}
+        say(f"  {outcome.result} ({outcome.seconds:.0f} s)")
+        for line in outcome.broken:
             say(f"  BROKEN: {line}")
-    result: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "benchmarks.reliability", *given]),
-        "machine": describe_machine(versions()),
-        "scale": options.scale,
-        "workers": options.workers,
-        "seed": options.seed,
-        "seconds": time.perf_counter() - started,
-    }
+    print("\n".join(summary(subjects)))
+    result = {"machine": machine, "subjects": subjects}
     if not interrupted:
+        if options.update:
+            result = updated(options.json, result)
         if options.json is not None:
-            write_json(result, outcomes, options.json)
+            write_json(result, options.json)
         if options.markdown is not None:
-            replace_between_markers(options.markdown, report(result, outcomes))
-    print("\n".join(summary(outcomes)))
-    return int(interrupted or any(outcome.broken for outcome in outcomes.values()))
+            replace_between_markers(options.markdown, report(result))
+    return int(interrupted or any(found["broken"] for found in subjects.values()))
 
 
 if __name__ == "__main__":

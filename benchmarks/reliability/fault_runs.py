@@ -29,7 +29,7 @@ RUN_FAULTS: list[Fault] = in_rooms(
         [
             (
                 "the norm in the history is a sum",
-                "engine.scalars[Scalar.NORM_SUM] / self.steps_per_epoch",
+                "engine.scalars[Scalar.NORM_SUM] / steps",
                 "engine.scalars[Scalar.NORM_SUM]",
             ),
         ],
@@ -263,8 +263,8 @@ RUN_FAULTS: list[Fault] = in_rooms(
         [
             (
                 "the scaling is not saved",
-                'values = getattr(content.scaling, name.removeprefix("scaling."), None)',
-                "values = None",
+                "vectors = [getattr(content.scaling, name, None) for name in names]",
+                "vectors = [None for name in names]",
             ),
         ],
     ),

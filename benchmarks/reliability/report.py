@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 from benchmarks.machine import machine_line
 from benchmarks.processes import ROOT
-from benchmarks.reliability.subjects import Outcome
+from benchmarks.reliability.subjects import SUBJECTS
 from benchmarks.report import markdown, write_text
 
-__all__ = ["report", "summary", "write_json"]
+__all__ = ["report", "summary", "updated", "write_json"]
 
 
 def without_folders(text: str) -> str:
@@ -23,38 +22,50 @@ def without_folders(text: str) -> str:
     return text
 
 
-def summary(outcomes: dict[str, Outcome]) -> list[str]:
+def summary(subjects: dict[str, Any]) -> list[str]:
     """One table of all subjects."""
     rows = []
-    for name, outcome in outcomes.items():
-        kept = "kept" if not outcome.broken else "BROKEN"
-        cases = f"{outcome.cases:,} {outcome.unit}"
-        rows.append([name, cases, outcome.result, kept, f"{outcome.seconds:.0f}"])
+    for name, found in subjects.items():
+        kept = "BROKEN" if found["broken"] else "kept"
+        cases = f"{found['cases']:,} {found['unit']}"
+        rows.append([name, cases, found["result"], kept, f"{found['seconds']:.0f}"])
     return markdown(["subject", "tried", "result", "promise", "seconds"], rows)
 
 
-def report(result: dict[str, Any], outcomes: dict[str, Outcome]) -> str:
+def report(result: dict[str, Any]) -> str:
     """The document, but for its beginning."""
+    subjects = result["subjects"]
+    seconds = sum(found["seconds"] for found in subjects.values())
     lines = [
-        f"`{result['command']}` on {machine_line(result['machine'])}",
+        machine_line(result["machine"]),
         "",
-        *summary(outcomes),
+        *summary(subjects),
         "",
-        f"{result['seconds'] / 60:.1f} minutes, {result['workers']} processes at a time, "
-        f"seed {result['seed']}.",
+        f"{seconds / 60:.1f} minutes together.",
     ]
-    for name, outcome in outcomes.items():
-        lines += ["", f"## {name}", "", outcome.promise, "", outcome.method, "", *outcome.lines]
-        if outcome.broken:
-            lines += ["", "Broken:", "", *(f"- {text}" for text in outcome.broken)]
+    for name, found in subjects.items():
+        company = found["load"]
+        lines += ["", f"## {name}", "", found["promise"], "", found["method"], "", *found["lines"]]
+        if found["broken"]:
+            lines += ["", "Broken:", "", *(f"- {text}" for text in found["broken"])]
+        lines += [
+            "",
+            f"`{found['command']}`, {found['date']}, {found['seconds']:.0f} s"
+            + (f"; the machine's load was {company:.1f}." if company is not None else "."),
+        ]
     return without_folders("\n".join(lines) + "\n")
 
 
-def write_json(result: dict[str, Any], outcomes: dict[str, Outcome], path: Path) -> None:
+def updated(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """A result with the subjects that a file has besides."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["subjects"]
+    except FileNotFoundError:
+        before = {}
+    subjects = before | result["subjects"]
+    return result | {"subjects": {name: subjects[name] for name in SUBJECTS if name in subjects}}
+
+
+def write_json(result: dict[str, Any], path: Path) -> None:
     """All that was found, replaced in one go."""
-    subjects = {}
-    for name, outcome in outcomes.items():
-        content = dataclasses.asdict(outcome)
-        del content["lines"], content["method"]
-        subjects[name] = content
-    write_text(path, without_folders(json.dumps(result | {"subjects": subjects}, indent=1)) + "\n")
+    write_text(path, without_folders(json.dumps(result, indent=1)) + "\n")

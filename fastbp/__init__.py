@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fastbp.losses import *  # noqa: F403
     from fastbp.model import Model as Model
     from fastbp.model import load as load
+    from fastbp.monitoring import Metric as Metric
     from fastbp.network import Network as Network
     from fastbp.network import mlp as mlp
     from fastbp.optimizers import *  # noqa: F403
@@ -48,6 +49,7 @@ _HOMES = {
     "GradientCheck": "gradient_checks",
     "Layer": "layers",
     "LayerNorm": "layers",
+    "Metric": "monitoring",
     "Model": "model",
     "Network": "network",
     "Residual": "layers",

@@ -118,7 +118,9 @@ class RunEngines:
     def snapshot(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """A copy of the parameters as they lie in the engine; into `out`, if given."""
         has_average = self.settings.ema is not None and self.engine.scalars[Scalar.STEP] > 0
-        return self.engine.snapshot(out, "averages" if has_average else "parameters")
+        slab = "averages" if has_average else "parameters"
+        found: NDArray[Any] = self.engine.snapshot(out, slab)
+        return found
 
     def store_parameters(self, flat: NDArray[Any], snapshot: NDArray[Any]) -> None:
         """Copy a snapshot into a flat vector."""
@@ -146,15 +148,14 @@ class RunEngines:
     def measure(self) -> float:
         """The metric, in the units of the user's targets."""
         settings, targets = self.settings, self.judged.targets
-        outputs = self.outputs
+        outputs = self.outputs.copy()  # a metric of the user may keep them
         if self.scaling is not None:
-            outputs, targets = outputs.copy(), targets.copy()
+            targets = targets.copy()
             self.scaling.outputs(outputs)
             if targets.shape == outputs.shape:
                 self.scaling.outputs(targets)
-        return settings.monitor.evaluate(
-            targets, settings.loss.response(outputs), self.judged.weights
-        )
+        assert settings.monitor.metric is not None
+        return settings.monitor.metric.evaluate(targets, settings.loss.response(outputs))
 
     # Statistics of the layers.
 

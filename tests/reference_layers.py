@@ -198,8 +198,7 @@ def train(
             weights = [p for p in parameters if p.ndim == 2]  # neither gains nor biases
             objectives.append(loss + 0.5 * l2 * sum((W * W).sum() for W in weights))
             gradients = [
-                g + l2 * p if p.ndim == 2 else g
-                for g, p in zip(gradients, parameters, strict=True)
+                g + l2 * p if p.ndim == 2 else g for g, p in zip(gradients, parameters, strict=True)
             ]
             norm = math.sqrt(sum((g * g).sum() for g in gradients))
             scale = 1.0 if clip_norm is None else min(1.0, clip_norm / norm)

@@ -30,8 +30,9 @@ FLOORS = [
         "metrics",
         "tables",
     },
-    {"arrays", "layers", "result", "progress"},
+    {"arrays", "layers", "progress"},
     {"network", "scaling"},
+    {"result"},
     {"backends.contract"},
     {"plan"},
     {
@@ -48,7 +49,9 @@ FLOORS = [
     {"checkpoint"},
     {"derivatives"},
     {"model"},
-    {"datasets", "warmup", "complex_step", "gradient_checks"},
+    {"datasets", "divergence", "monitoring", "warmup", "complex_step", "gradient_checks"},
+    {"settings"},
+    {"run_engines", "run_state"},
     {"epochs"},
     {"training"},
     {"commands"},
@@ -123,7 +126,7 @@ def test_imports_point_downward_and_compilers_stay_in_their_backends(path):
 
 # What may run without Numba, which takes longer to import than a short training.
 RUNNING = ["buffers", "engine", "job", "machine_code", "pace", "prediction", "processor"]
-RUNNING += ["tuning", "workers"]
+RUNNING += ["state", "tuning", "workers"]
 
 
 def test_what_runs_imports_nothing_that_compiles():

@@ -20,7 +20,9 @@ def cases_of_layers(dtype: str, n: int, width: int) -> list[Case]:
     gain, bias = np.ones(width), np.zeros(width)
     zeros, ones, rows, numbers = np.zeros((n, width)), np.ones((n, width)), [(0, n)], n * width
     keys = [int(key) for key in masks.epoch_keys(1, 1)]
-    words = [[masks.mask_word(j, masks.row_key(i, 0, keys)) for j in range(width)] for i in range(n)]
+    words = [
+        [masks.mask_word(j, masks.row_key(i, 0, keys)) for j in range(width)] for i in range(n)
+    ]
     kept = 2.0 * (np.array(words) >= masks.threshold_of(0.5))
     centred = A - A.mean(axis=1, keepdims=True)
     scale = 1 / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5)

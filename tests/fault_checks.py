@@ -122,7 +122,11 @@ def inner(test):
 
 def gradients():
     import test_gradients
+    import test_label_smoothing
 
+    inner(test_label_smoothing.test_gradients_against_complex_step)(
+        case((5, 9, 5), "cross_entropy", 12), 0.3, True
+    )
     test = inner(test_gradients.test_random_networks_against_complex_step_and_the_chain_rule)
     for weighted in (True, False):
         test(case((7, 70, 33, 3), "mse", 65), weighted)
@@ -177,13 +181,13 @@ def kernels():
             test_kernels.test_order_rows(shuffled, *place)
     test_kernels.test_gather_and_store(17, "float64")
     test_kernels.test_multiply_cotangent(17, "float64")
-    test_kernels.test_every_loss("mse", 65, True, "float64")
+    test_kernels.test_every_loss(fb.Mse(), 65, True, "float64")
     test_single_row.test_elementwise_loss("mse", 17, True, "float64")
     test_gradient_kernels.test_transpose_weight(70, 5, "float64")
     test_gradient_kernels.test_penalties_norms_and_their_reduction(0.0, 0.7, 65, "float64")
     test_gradient_kernels.test_dense_weight_and_bias_gradient((33, 63, 20), 3, "float64")
     test_lanes.test_penalties_and_norms_in_lanes(0.0, 0.7, "float64")
-    test_lanes.test_every_loss_in_lanes("mse", 18, True, "float64")
+    test_lanes.test_every_loss_in_lanes(fb.Mse(), 18, True, "float64")
     ways = ("alone", "with its bias", "turned, with its bias")
     for beside, n, shape in itertools.product(ways, (1, 11), ((33, 40), (5, 17))):
         if beside == "alone" or shape == (5, 17):

@@ -25,7 +25,7 @@ def leaky_relu(z, slope):
 ACTIVATIONS = [fb.Elu(0.3), fb.Elu(1.7), fb.LeakyRelu(0.25), fb.LeakyRelu(-0.5)]
 LOSSES = [fb.Huber(0.4), fb.Huber(2.5), fb.Quantile(0.1), fb.Quantile(0.75)]
 FUNCTIONS = {"elu": elu, "leaky_relu": leaky_relu}
-KEYWORDS = {"huber": "delta", "quantile": "q"}
+KEYWORDS = {"huber": "delta", "quantile": "quantile"}
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)

@@ -109,8 +109,8 @@ KERNEL_FAULTS: list[Fault] = in_rooms(
             ),
             (
                 "labels beyond the first panel of outputs are missed",
-                "hit = real(1.0) if column + j == label else real(0.0)",
-                "hit = real(1.0) if j == label else real(0.0)",
+                "hit = kept if column + j == label else real(0.0)",
+                "hit = kept if j == label else real(0.0)",
             ),
             (
                 "the sign of cross-entropy's gradient",
@@ -119,8 +119,13 @@ KERNEL_FAULTS: list[Fault] = in_rooms(
             ),
             (
                 "the largest output is not put back into the logarithm",
-                "row_loss[i] = weight * (log(total) + (largest - chosen))",
-                "row_loss[i] = weight * (log(total) - chosen)",
+                "missed = largest - chosen",
+                "missed = -chosen",
+            ),
+            (
+                "smoothing of labels gives every class all of it",
+                "kept, spread = real(1.0) - smoothing, smoothing / real(outputs)",
+                "kept, spread = real(1.0) - smoothing, smoothing",
             ),
             (
                 "only the last panel of outputs counts in a row's loss",

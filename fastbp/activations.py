@@ -2,16 +2,20 @@
 
 A law is plain scalar Python, ``law(z, settings) -> (value, derivative)``: value and derivative
 belong together because they share most of their work. Every backend compiles it into its own loops.
-A new activation is one class here (or in user code): a frozen dataclass below `Activation`.
+A new activation is one frozen dataclass below `Activation`, here or in user code.
 
 Branches are written ``zero if z <= zero else z`` so that a NaN goes through, never into a zero.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastbp.elementary import (
     constant,
@@ -29,6 +33,9 @@ from fastbp.registry import Named, finite
 
 __all__ = ["Activation"]
 
+FLAT = 0.05  # a law is flat where its derivative is less than this share of the largest
+NOT_POSITIVE = (-math.inf, 0.0)
+
 
 class Activation(Named):
     """An element-wise function between layers, by name or as an object with settings.
@@ -39,10 +46,31 @@ class Activation(Named):
         ``law(z, settings) -> (value, derivative)`` on scalars; `settings` is a tuple of floats.
     initializer : str
         The name of the initial values that suit a layer with this activation.
+    idle_outputs : (low, high) or None
+        The outputs where the law switches a unit off: a flat end, with a derivative of less than
+        5 % of the largest. None for others, and where outputs do not tell: gelu, silu, mish.
+    saturated_outputs : (low, high) or None
+        Outputs of at most low and at least high lie where a bounded law is flat.
     """
 
     initializer: ClassVar[str] = "he_normal"
     law: ClassVar[Callable[..., Any]]
+    idle_outputs: ClassVar[tuple[float, float] | None] = None
+    saturated_outputs: ClassVar[tuple[float, float] | None] = None
+
+    def idle(self, outputs: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """For each output whether the unit is switched off; None where outputs do not tell."""
+        if self.idle_outputs is None:
+            return None
+        low, high = self.idle_outputs
+        return np.asarray((outputs >= low) & (outputs <= high))
+
+    def saturated(self, outputs: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """For each output whether it lies where a bounded law is flat; None for all others."""
+        if self.saturated_outputs is None:
+            return None
+        low, high = self.saturated_outputs
+        return np.asarray((outputs <= low) | (outputs >= high))
 
 
 @dataclass(frozen=True)
@@ -63,6 +91,8 @@ class Relu(Activation):
     Source: Nair and Hinton, Rectified linear units improve restricted Boltzmann machines, 2010.
     """
 
+    idle_outputs = NOT_POSITIVE
+
     @staticmethod
     def law(z, settings):
         zero = constant(0.0, z)
@@ -82,6 +112,11 @@ class LeakyRelu(Activation):
 
     def __post_init__(self) -> None:
         finite("slope", self.slope)
+
+    @property
+    def idle_outputs(self) -> tuple[float, float] | None:  # type: ignore[override]
+        """Those of relu, where the slope is so small that a unit learns next to nothing."""
+        return NOT_POSITIVE if 0 <= self.slope < FLAT else None
 
     @staticmethod
     def law(z, settings):
@@ -104,6 +139,12 @@ class Elu(Activation):
     def __post_init__(self) -> None:
         finite("alpha", self.alpha)
 
+    @property
+    def idle_outputs(self) -> tuple[float, float] | None:  # type: ignore[override]
+        """The derivative below zero is the output plus alpha."""
+        flat = min(FLAT * max(self.alpha, 1.0) - self.alpha, 0.0)
+        return (-math.inf, flat) if self.alpha >= 0 else None
+
     @staticmethod
     def law(z, settings):
         (alpha,) = settings
@@ -122,6 +163,9 @@ class Selu(Activation):
     """
 
     initializer: ClassVar[str] = "lecun_normal"
+
+    # The derivative below zero is the output plus scale * alpha, which is also the largest.
+    idle_outputs = (-math.inf, (FLAT - 1.0) * 1.7580993408473766)
 
     @staticmethod
     def law(z, settings):
@@ -217,6 +261,8 @@ class Softplus(Activation):
     2001.
     """
 
+    idle_outputs = (-math.inf, -math.log1p(-FLAT))  # the derivative is 1 - exp(-output)
+
     @staticmethod
     def law(z, settings):
         zero = constant(0.0, z)
@@ -234,6 +280,9 @@ class Softsign(Activation):
 
     initializer: ClassVar[str] = "glorot_uniform"
 
+    # The derivative is (1 - |output|)**2.
+    saturated_outputs = (math.sqrt(FLAT) - 1.0, 1.0 - math.sqrt(FLAT))
+
     @staticmethod
     def law(z, settings):
         zero = constant(0.0, z)
@@ -249,6 +298,8 @@ class Tanh(Activation):
 
     initializer: ClassVar[str] = "glorot_uniform"
 
+    saturated_outputs = (-math.sqrt(1.0 - FLAT), math.sqrt(1.0 - FLAT))
+
     @staticmethod
     def law(z, settings):
         value = tanh(z)
@@ -261,6 +312,9 @@ class Sigmoid(Activation):
 
     initializer: ClassVar[str] = "glorot_uniform"
 
+    # The derivative is at most 1/4.
+    saturated_outputs = (0.5 - 0.5 * math.sqrt(1.0 - FLAT), 0.5 + 0.5 * math.sqrt(1.0 - FLAT))
+
     @staticmethod
     def law(z, settings):
         value = sigmoid(z)
@@ -272,6 +326,8 @@ class Hardtanh(Activation):
     """f(z) = z clipped to [-1, 1]; the derivative at the two kinks is 0."""
 
     initializer: ClassVar[str] = "glorot_uniform"
+
+    saturated_outputs = (-1.0, 1.0)
 
     @staticmethod
     def law(z, settings):
@@ -291,6 +347,9 @@ class Relu6(Activation):
     Source: Krizhevsky, Convolutional deep belief networks on CIFAR-10, 2010.
     """
 
+    idle_outputs = NOT_POSITIVE
+    saturated_outputs = (-math.inf, 6.0)
+
     @staticmethod
     def law(z, settings):
         zero = constant(0.0, z)
@@ -308,6 +367,8 @@ class Hardswish(Activation):
 
     Source: Howard et al., Searching for MobileNetV3, 2019.
     """
+
+    idle_outputs = (0.0, 0.0)  # for z <= -3, and at 0 itself
 
     @staticmethod
     def law(z, settings):

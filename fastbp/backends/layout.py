@@ -1,4 +1,4 @@
-"""How parameters lie: in a user's flat vector, and as matrices in the panels of a slab."""
+"""How matrices lie in the panels of a slab, and how parameters lie in a user's flat vector."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp.backends.contract import Batch
 from fastbp.plan import Geometry, Plan, Tensor
 
-__all__ = ["FlatParameters", "panels_of", "read_panels", "write_panels"]
+__all__ = [
+    "FlatParameters",
+    "RowsOfBatch",
+    "panels_of",
+    "panels_of_rows",
+    "read_panels",
+    "write_panels",
+]
 
 
 class FlatParameters:
@@ -65,3 +73,82 @@ def write_panels(
     for column, panel in panels_of(tensor, geometry, slab):
         columns = min(panel.shape[1], tensor.columns - column)
         panel[:, :columns] = matrix[:, column : column + columns]
+
+
+def panels_of_rows(
+    tensor: Tensor, plan: Plan, numbers: NDArray[Any], rows: int
+) -> Iterator[tuple[int, int, NDArray[Any]]]:
+    """The first rows of a matrix of the propagation pass, in at most two views on its numbers.
+
+    Each view is all panels that are equally wide. It comes with its first and last column, or, for
+    rows in lanes, row.
+
+    Parameters
+    ----------
+    tensor : Tensor
+    plan : Plan
+    numbers : array
+        All of the tensor's, as they lie.
+    rows : int
+        Of the batch, as many as the views have.
+
+    Returns
+    -------
+    iterator of (first, last, view)
+        (panels, rows, columns), or (panels, columns, rows) for rows in lanes. A last panel has no
+        padding; where there are some, the others have none of their own.
+    """
+    panel = plan.geometry.panel_lines * plan.line
+    height = tensor.rows if plan.in_lanes else rows
+    columns = rows if plan.in_lanes else tensor.columns
+    full = columns // panel * panel
+    if full:
+        count = full * tensor.rows
+        view = numbers[:count].reshape(full // panel, tensor.rows, panel)
+        yield 0, full, view[:, :height]
+    if full < columns:
+        width = min(panel, tensor.padded_columns - full)
+        begin = full * tensor.rows
+        view = numbers[begin : begin + tensor.rows * width].reshape(1, tensor.rows, width)
+        yield full, columns, view[:, :height, : columns - full]
+
+
+class RowsOfBatch:
+    """What every engine has to show of the rows of the last segment that it ran."""
+
+    plan: Plan
+    buffers: Any
+    batch: NDArray[np.int64]
+
+    @property
+    def rows_at_hand(self) -> int:
+        """How many rows the last segment of the last batch of an epoch had."""
+        plan, data_rows = self.plan, int(self.batch[Batch.DATA_ROWS])
+        in_batch = data_rows - (data_rows - 1) // plan.batch_rows * plan.batch_rows
+        return in_batch - (in_batch - 1) // plan.segment_rows * plan.segment_rows
+
+    def read_rows(self, name: str, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """A copy of a matrix of the propagation pass, as the last segment of an epoch left it.
+
+        Parameters
+        ----------
+        name : str
+            ``"inputs"``, ``"0.output"``, ``"0.delta"``, ... of the plan.
+        out : array, optional
+            (segment rows or more, columns) to write the first rows of.
+
+        Returns
+        -------
+        array (rows of the segment, columns)
+        """
+        tensor, rows = self.buffers.tensors[name], self.rows_at_hand
+        columns = tensor.rows if self.plan.in_lanes else tensor.columns
+        numbers = self.buffers.numbers(name)
+        if out is None:
+            out = np.empty((rows, columns), numbers.dtype)
+        matrix = out[:rows].T if self.plan.in_lanes else out[:rows]
+        for first, last, view in panels_of_rows(tensor, self.plan, numbers, rows):
+            panels, height, width = view.shape
+            target = matrix[:, first:last]
+            target.reshape(height, panels, width)[...] = view.transpose(1, 0, 2)
+        return out[:rows]

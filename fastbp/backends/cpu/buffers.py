@@ -87,6 +87,11 @@ class Buffers:
         matrix = np.hstack([panel for _, panel in self.panels(name)])
         return matrix if padding else matrix[:, : self.tensors[name].columns]
 
+    def numbers(self, name: str, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """All numbers of a tensor, padding included, as they lie: a view, never in `out`."""
+        tensor = self.tensors[name]
+        return self.slabs[tensor.slab][tensor.offset : tensor.offset + tensor.elements]
+
     def write(self, name: str, matrix: NDArray[Any]) -> None:
         """Fill a tensor from a matrix (rows, columns), or from what broadcasts to one."""
         tensor = self.tensors[name]

@@ -18,13 +18,13 @@ from fastbp.backends.cpu.pace import Pace
 from fastbp.backends.cpu.state import read_state, write_state
 from fastbp.backends.cpu.tuning import PARALLEL_MULTIPLY_ADDS, tile_shape
 from fastbp.backends.cpu.workers import POOL, entry
-from fastbp.backends.layout import FlatParameters, read_panels
+from fastbp.backends.layout import FlatParameters, RowsOfBatch, read_panels
 from fastbp.plan import Plan, Step, Tile
 
 __all__ = ["Engine", "bind_kernel"]
 
 
-class Engine:
+class Engine(RowsOfBatch):
     """Runs a plan on the CPU.
 
     Parameters

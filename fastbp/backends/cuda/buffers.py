@@ -155,6 +155,14 @@ class Buffers:
         self.device.download(values, self.address(name))
         return values
 
+    def numbers(self, name: str, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """All numbers of a tensor, padding included, as they lie: a copy; in `out`, if given."""
+        tensor = self.tensors[name]
+        if out is None:
+            out = np.empty(tensor.elements, self.kinds[tensor.slab])
+        self.device.download(out, self.address(name))
+        return out
+
     def write(self, name: str, slab: NDArray[Any], matrix: NDArray[Any]) -> None:
         """Fill a tensor in a host copy of its slab."""
         write_panels(self.tensors[name], self.plan.geometry, slab, matrix)

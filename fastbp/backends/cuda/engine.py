@@ -28,7 +28,7 @@ from fastbp.backends.cuda.parameters import ParametersOfEngine
 from fastbp.backends.cuda.program import Program
 from fastbp.backends.cuda.rounds import round_rows, rows_of_rounds
 from fastbp.backends.cuda.tuning import THREADS
-from fastbp.backends.layout import FlatParameters
+from fastbp.backends.layout import FlatParameters, RowsOfBatch
 from fastbp.errors import DeviceError
 from fastbp.plan import Plan, Step
 
@@ -39,7 +39,7 @@ RATES, RATE_BYTES = "learning rates", 8  # of a batch
 RESERVED_SHARED = 2048  # bytes of shared memory that are left to the compiler and the system
 
 
-class Engine(ParametersOfEngine):
+class Engine(ParametersOfEngine, RowsOfBatch):
     """Runs a plan on a GPU.
 
     Device memory is taken by the first `load_parameters` or `begin_epoch`, and after each `bind` by

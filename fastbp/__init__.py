@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from fastbp.errors import DeviceError as DeviceError
     from fastbp.errors import DivergenceError as DivergenceError
     from fastbp.layers import Dense as Dense
+    from fastbp.layers import Dropout as Dropout
     from fastbp.layers import Layer as Layer
+    from fastbp.layers import LayerNorm as LayerNorm
+    from fastbp.layers import Residual as Residual
     from fastbp.losses import *  # noqa: F403
     from fastbp.model import Model as Model
     from fastbp.model import load as load
@@ -39,9 +42,12 @@ _HOMES = {
     "Device": "backends.choose",
     "DeviceError": "errors",
     "DivergenceError": "errors",
+    "Dropout": "layers",
     "Layer": "layers",
+    "LayerNorm": "layers",
     "Model": "model",
     "Network": "network",
+    "Residual": "layers",
     "Scaling": "scaling",
     "TrainResult": "result",
     "devices": "backends.choose",

@@ -66,11 +66,26 @@ def loss_at_zero(loss: Loss, targets: NDArray[Any], outputs: int) -> float:
     return mean if math.isfinite(mean) else 0.0
 
 
-def layer_of_outputs(engine: Any, network: Network) -> str | None:
-    """The first layer whose outputs, as the last batch left them, are not all finite."""
-    tensors = {tensor.name for tensor in engine.plan.tensors}
+def layer_of_outputs(engine: Any, network: Network, batch: int, rows: int) -> str | None:
+    """The first layer whose outputs are not all finite, in what the last segment of a batch left.
+
+    Parameters
+    ----------
+    engine : Engine
+        That has just run the batch.
+    network : Network
+    batch : int
+        Its number in the epoch, from 0.
+    rows : int
+        Of the training data.
+    """
+    plan = engine.plan
+    in_batch = min(plan.batch_rows, rows - batch * plan.batch_rows)
+    in_segment = in_batch - (in_batch - 1) // plan.segment_rows * plan.segment_rows
+    tensors = {tensor.name for tensor in plan.tensors}
     for name, _, _ in network.members():
-        if f"{name}.output" in tensors and not all_finite(engine.read_rows(f"{name}.output")):
+        tensor = f"{name}.output"
+        if tensor in tensors and not all_finite(engine.read_rows(tensor, rows=in_segment)):
             return name
     return None
 

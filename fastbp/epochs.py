@@ -307,7 +307,7 @@ class Run:
 
     def diverged(self, quantity: str, step: int) -> NoReturn:
         """Say what is no longer finite, or too large, and where."""
-        engines, network = self.engines, self.model.network
+        engines, network, epoch = self.engines, self.model.network, self.reached.epochs
         layer = None
         if quantity == "parameter":
             engines.engine.store_parameters(engines.flat)
@@ -315,8 +315,8 @@ class Run:
         elif quantity == "gradient":
             layer = layer_of_gradient(engines.gradient_norms())
         elif quantity == "loss":
-            layer = layer_of_outputs(engines.engine, network)
-        epoch = self.reached.epochs
+            batch = step - 1 - epoch * self.steps_per_epoch
+            layer = layer_of_outputs(engines.engine, network, batch, self.training.rows)
         raise divergence_error(
             quantity,
             layer,

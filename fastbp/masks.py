@@ -32,8 +32,8 @@ def epoch_keys(seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def threshold_of(rate: float) -> int:
-    """A value is dropped where its word is below this: a share of `rate`, to 2**-32."""
-    return round(rate * 2**32)
+    """A value is dropped where its word is below this word: a share of `rate`, to 2**-32."""
+    return min(round(rate * 2**32), MASK)
 
 
 def mix(word):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastbp.activations import Activation
-from fastbp.layers import Dense, Layer, ParameterSpec
+from fastbp.layers import Dense, Layer, ParameterSpec, checked_layers, layers_from
 from fastbp.registry import positive_integer
 
 __all__ = ["Network", "mlp"]
@@ -22,12 +22,13 @@ class Network:
     inputs : int
         Features a row, at least 1.
     layers : sequence of Layer
-        At least one.
+        At least one, and at least one with parameters.
 
     Raises
     ------
     TypeError, ValueError
-        For inputs that are not an integer above 0, for no layers, for anything that is no layer.
+        For inputs that are not an integer above 0, for no layers, for anything that is no layer,
+        for layers without parameters, for a size that a layer cannot have.
     """
 
     inputs: int
@@ -35,21 +36,8 @@ class Network:
 
     def __init__(self, inputs: int, layers: Sequence[Layer]) -> None:
         object.__setattr__(self, "inputs", positive_integer("inputs", inputs))
-        if isinstance(layers, Layer):
-            raise TypeError("layers: expected a sequence of layers; got one layer, not in a list")
-        try:
-            members = tuple(layers)
-        except TypeError:
-            kind = type(layers).__name__
-            raise TypeError(f"layers: expected a sequence of layers; got {kind}") from None
-        if not members:
-            raise ValueError("layers: expected at least one layer; got none")
-        for i, layer in enumerate(members):
-            if not isinstance(layer, Layer):
-                raise TypeError(
-                    f"layers[{i}]: expected a fastbp layer, as Dense; got {type(layer).__name__}"
-                )
-        object.__setattr__(self, "layers", members)
+        object.__setattr__(self, "layers", checked_layers(layers))
+        _ = self.sizes  # a layer may refuse the size that it gets
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -101,13 +89,7 @@ class Network:
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Network:
         """The inverse of `describe`."""
-        layers = []
-        for layer in description["layers"]:
-            kind = Layer.registry.get(layer["name"])
-            if kind is None:
-                raise ValueError(f"layer: {layer['name']!r} is not registered")
-            layers.append(kind.from_description(layer))
-        return cls(description["inputs"], layers)
+        return cls(description["inputs"], layers_from(description["layers"]))
 
 
 def mlp(

@@ -84,7 +84,7 @@ def test_initial_values(name):
         wide = initial_values(name, 3, 0, 20, 30)
         assert np.allclose(wide @ wide.T, np.eye(20))
     assert np.array_equal(values, initial_values(name, 3, 0, inputs, units))
-    if name != "zeros":
+    if name not in {"zeros", "ones"}:
         assert not np.array_equal(values, initial_values(name, 4, 0, inputs, units))
         assert not np.array_equal(values, initial_values(name, 3, 1, inputs, units))
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from killed_runs import Killed, kill_runs
 
 import fastbp as fb
 from fastbp.backends.cpu.pace import Pace
@@ -215,3 +216,9 @@ def test_a_checkpoint_is_a_model(small, tmp_path):
     path = tmp_path / "run.safetensors"
     model, _ = trained(path, *small, standardize=True)
     assert np.array_equal(fb.load(path).predict(small[0]), model.predict(small[0]))
+
+
+def test_a_run_that_is_killed_again_and_again(tmp_path):
+    """As `python -m benchmarks.reliability` does it 300 times."""
+    found = kill_runs(tmp_path, 12)
+    assert found == Killed(kills=12, lost=0, unreadable=0, is_same=True)

@@ -127,7 +127,9 @@ class RowsOfBatch:
         in_batch = data_rows - (data_rows - 1) // plan.batch_rows * plan.batch_rows
         return in_batch - (in_batch - 1) // plan.segment_rows * plan.segment_rows
 
-    def read_rows(self, name: str, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def read_rows(
+        self, name: str, out: NDArray[Any] | None = None, rows: int | None = None
+    ) -> NDArray[Any]:
         """A copy of a matrix of the propagation pass, as the last segment of an epoch left it.
 
         Parameters
@@ -136,12 +138,14 @@ class RowsOfBatch:
             ``"inputs"``, ``"0.output"``, ``"0.delta"``, ... of the plan.
         out : array, optional
             (segment rows or more, columns) to write the first rows of.
+        rows : int, optional
+            Of the segment, where it was not the last one of an epoch.
 
         Returns
         -------
         array (rows of the segment, columns)
         """
-        tensor, rows = self.buffers.tensors[name], self.rows_at_hand
+        tensor, rows = self.buffers.tensors[name], self.rows_at_hand if rows is None else rows
         columns = tensor.rows if self.plan.in_lanes else tensor.columns
         numbers = self.buffers.numbers(name)
         if out is None:

@@ -13,7 +13,15 @@ from typing import Any, ClassVar, Protocol
 
 from fastbp.registry import Named
 
-__all__ = ["Layer", "ParameterSpec", "Place", "PlanTables", "places_of"]
+__all__ = [
+    "Layer",
+    "ParameterSpec",
+    "Place",
+    "PlanTables",
+    "checked_layers",
+    "layers_from",
+    "places_of",
+]
 
 
 class PlanTables(Protocol):
@@ -22,6 +30,7 @@ class PlanTables(Protocol):
     in_lanes: bool  # whether rows of the batch lie in lanes: a column of a matrix is a row
     trains: bool  # whether the plan's purpose is to train
     has_gradients: bool  # whether it works out gradients of parameters
+    has_backward: bool  # whether backward steps follow, of whatever they find the gradient
 
     def add_rows(self, name: str, slab: str, columns: int) -> str:
         """Add a matrix with a row for each row of a segment; return its name."""
@@ -39,6 +48,12 @@ class PlanTables(Protocol):
         """Add a vector of constants; return its name."""
 
     segment_rows: int  # rows that a matrix of rows holds
+
+    def mask_keys(self) -> str:
+        """The name of the tensor of the keys of an epoch's masks."""
+
+    def next_mask(self) -> int:
+        """A number that no other mask of the plan has."""
 
     def absent(self) -> str:
         """The name of the tensor that is not there."""
@@ -142,6 +157,7 @@ class Layer(Named, ABC):
     family: ClassVar[str] = "layer"
     runs_in_lanes: ClassVar[bool] = False  # whether there are kernels for rows in lanes
     runs_fused: ClassVar[bool] = False  # whether a GPU can leave its rows in shared memory
+    has_parameters: ClassVar[bool] = True  # a layer without any may be one that never acts
 
     @abstractmethod
     def output_size(self, inputs: int) -> int:
@@ -181,11 +197,61 @@ class Layer(Named, ABC):
 
     def describe(self) -> dict[str, Any]:
         """Name and settings as plain data; members of other families are described in turn."""
-        described = super().describe()
-        return {
-            key: value.describe() if isinstance(value, Named) else value
-            for key, value in described.items()
-        }
+        return {key: described(value) for key, value in super().describe().items()}
+
+
+def described(value: Any) -> Any:
+    """A setting as plain data: members of families by their descriptions, also in a tuple."""
+    if isinstance(value, tuple):
+        return [described(member) for member in value]
+    return value.describe() if isinstance(value, Named) else value
+
+
+def checked_layers(layers: Any) -> tuple[Layer, ...]:
+    """The layers of a sequence, which has to have parameters.
+
+    Raises
+    ------
+    TypeError
+        For anything that is no sequence of layers.
+    ValueError
+        For no layers, and for layers none of which has a parameter.
+    """
+    if isinstance(layers, Layer):
+        raise TypeError("layers: expected a sequence of layers; got one layer, not in a list")
+    try:
+        members = tuple(layers)
+    except TypeError:
+        kind = type(layers).__name__
+        raise TypeError(f"layers: expected a sequence of layers; got {kind}") from None
+    if not members:
+        raise ValueError("layers: expected at least one layer; got none")
+    for i, layer in enumerate(members):
+        if not isinstance(layer, Layer):
+            raise TypeError(
+                f"layers[{i}]: expected a fastbp layer, as Dense; got {type(layer).__name__}"
+            )
+    if not any(layer.has_parameters for layer in members):
+        labels = ", ".join(layer.label() for layer in members)
+        raise ValueError(f"layers: expected one with parameters, as Dense; got {labels}")
+    return members
+
+
+def layers_from(descriptions: Sequence[dict[str, Any]]) -> list[Layer]:
+    """The layers that `Layer.describe` described.
+
+    Raises
+    ------
+    ValueError
+        For a kind that is not registered.
+    """
+    layers = []
+    for description in descriptions:
+        kind = Layer.registry.get(description["name"])
+        if kind is None:
+            raise ValueError(f"layer: {description['name']!r} is not registered")
+        layers.append(kind.from_description(description))
+    return layers
 
 
 def places_of(
@@ -218,6 +284,8 @@ def places_of(
         if layer.acts(trains):
             place = Place(f"{prefix}{i}", inputs, units, source, before, replaces)
             found.append((layer, place))
-            source, before, replaces = place.output, place.delta, False
+            if before is not None or layer.has_parameters:  # else nobody wants this one's delta
+                before, replaces = place.delta, False
+            source = place.output
         inputs = units
     return found

@@ -44,17 +44,16 @@ def add_propagation(builder: PlanBuilder, purpose: str, loss: Loss | None) -> No
     builder.add_data("data.inputs", inputs)
     builder.add_rows("inputs", "activations", inputs)
     builder.add_step("gather_inputs", ["inputs", "data.inputs", "row_index", "batch"], [inputs])
-    backward = purpose in {"gradient", "input_gradient", "vjp", "train"}
     for layer, place in places:
         # Evaluation needs no derivative; the loss step of the last layer has a place for it.
         is_last = loss is not None and place == last
-        layer.add_forward(builder, place, derivative=backward or is_last)
+        layer.add_forward(builder, place, derivative=builder.has_backward or is_last)
     if loss is not None:
         add_loss(builder, loss)
     if purpose == "vjp":
         builder.add_data("data.cotangent", outputs)
         builder.add_step("multiply_cotangent", [last.delta, "data.cotangent", "batch"], [outputs])
-    if backward:
+    if builder.has_backward:
         for layer, place in reversed(places):
             if place.before == "inputs.gradient":
                 builder.add_rows("inputs.gradient", "deltas", inputs)

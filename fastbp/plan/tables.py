@@ -7,6 +7,7 @@ from typing import Any
 
 from fastbp.backends.contract import ROWS_OF_A_SUM
 from fastbp.layers import places_of
+from fastbp.masks import KEYS
 from fastbp.network import Network
 from fastbp.plan.plan import ITEM_BYTES, Geometry, Step, Tensor
 
@@ -41,6 +42,8 @@ class PlanBuilder:
         self.trains = purpose == "train"
         self.has_gradients = purpose in {"gradient", "train"}
         wants_inputs = purpose in {"input_gradient", "vjp"}
+        self.has_backward = self.has_gradients or wants_inputs
+        self.masks = 0
         before = "inputs.gradient" if wants_inputs else None
         self.places = places_of(
             network.layers, network.inputs, "inputs", before, trains=self.trains
@@ -90,6 +93,17 @@ class PlanBuilder:
         """A matrix in the caller's arrays, bound before each run."""
         self.tensors[name] = Tensor(name, "data", 0, columns, columns, 0)
         return name
+
+    def mask_keys(self) -> str:
+        """The keys of an epoch's masks, which all masks share."""
+        if "mask_keys" not in self.tensors:
+            self.add_vector("mask_keys", "batch", KEYS, "int64")
+        return "mask_keys"
+
+    def next_mask(self) -> int:
+        """A number that no other mask of the plan has."""
+        self.masks += 1
+        return self.masks - 1
 
     def absent(self) -> str:
         """The name of the tensor that is not there."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import shuffle
+from fastbp import masks, shuffle
 from fastbp.backends.contract import EPOCH_SUMS, KERNELS, Batch, Scalar, Status
 from fastbp.backends.cpu.buffers import Buffers
 from fastbp.backends.cpu.job import Job, Mode
@@ -291,7 +291,7 @@ class Engine(RowsOfBatch):
         shuffle_seed : int, optional
             Visit the rows in the order of `fastbp.shuffle` for this seed and `epoch`.
         mask_seed : int, optional
-            Of the masks of dropout.
+            With `epoch`, it settles which values are dropped; needed where the plan drops any.
         learning_rates : array of float64, optional
             One for each batch of the epoch.
         """
@@ -301,6 +301,9 @@ class Engine(RowsOfBatch):
         if shuffle_seed is not None:
             self.batch[Batch.BITS] = shuffle.index_bits(data_rows)
             self.buffers.vector("keys")[:] = shuffle.round_keys(shuffle_seed, epoch)
+        if "mask_keys" in self.buffers.tensors:
+            assert mask_seed is not None, "a plan with masks needs their seed"
+            self.buffers.vector("mask_keys")[:] = masks.epoch_keys(mask_seed, epoch)
         if learning_rates is not None:
             self.learning_rates = learning_rates
         self.scalars[EPOCH_SUMS] = 0.0

@@ -1,0 +1,101 @@
+"""A training that is killed again and again, and goes on each time from its checkpoint."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import fastbp as fb
+
+CHILD = """
+import sys
+import numpy as np
+import fastbp as fb
+
+path, output = sys.argv[1:3]
+rng = np.random.default_rng(5)
+X = rng.normal(size=(400, 6))
+y = np.tanh(X @ rng.normal(size=6))
+model = fb.Model(fb.mlp(6, 24, 24, 1, activation="tanh"), dtype="float64", seed=3)
+print("started", flush=True)
+result = fb.train(
+    model, X, y, epochs=60, batch_size=16, optimizer=fb.Adam(0.01), schedule="one_cycle",
+    validation=0.2, standardize=True, ema=0.95, patience=50, threads=1,
+    checkpoint=fb.Checkpoint(path, every_epochs=1), resume=True,
+    callbacks=[lambda row, model: print(int(row["epoch"]), flush=True)],
+)
+np.savez(output, parameters=model.parameters, loss=result.history["loss"], best=result.best_epoch)
+"""
+
+
+@dataclass(frozen=True)
+class Killed:
+    """What came of it.
+
+    Attributes
+    ----------
+    kills : int
+    lost : int
+        Epochs that were reported as finished and saved, and that a later child ran again.
+    unreadable : int
+        Times that no checkpoint could be read although one had been written.
+    is_same : bool
+        Whether the run ended with the bits of one that was never killed.
+    """
+
+    kills: int
+    lost: int
+    unreadable: int
+    is_same: bool
+
+
+def run_to_the_end(folder, name):
+    """The result of a run that nobody kills."""
+    output = folder / f"{name}.npz"
+    command = [sys.executable, "-c", CHILD, str(folder / f"{name}.safetensors"), str(output)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    return dict(np.load(output))
+
+
+def kill_runs(folder, kills, seed=0):
+    """Kill a run at random moments, `kills` times in all; begin anew whenever it reaches its end.
+
+    The moments are spread over the time that a child takes from its start to its end, so that they
+    fall into starting, training and writing.
+    """
+    folder, chance = Path(folder), random.Random(seed)
+    expected = run_to_the_end(folder, "whole")
+    path, output = folder / "run.safetensors", folder / "run.npz"
+    killed = lost = unreadable = 0
+    is_same, reached = True, 0
+    while killed < kills or not output.exists():
+        command = [sys.executable, "-c", CHILD, str(path), str(output)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout.readline() == "started\n"
+            if killed < kills:
+                time.sleep(chance.uniform(0.1, 0.6))
+                child.send_signal(signal.SIGKILL)
+                killed += 1
+            lines = child.stdout.read().split()
+        epochs = [int(line) for line in lines]
+        # An epoch is saved after its line, so the last line's may be missing.
+        lost += bool(epochs) and epochs[0] < reached
+        reached = epochs[-1] if epochs else reached
+        if reached > 1:
+            try:
+                fb.load(path)
+            except (fb.CheckpointError, OSError):
+                unreadable += 1
+        if output.exists():
+            found = dict(np.load(output))
+            is_same &= all(np.array_equal(found[key], expected[key]) for key in expected)
+            if killed < kills:
+                reached = 0
+                for file in (output, path, path.with_name(f"{path.name}.previous")):
+                    file.unlink(missing_ok=True)
+    return Killed(killed, lost, unreadable, is_same)

@@ -14,6 +14,7 @@ from fastbp.losses import Loss
 from fastbp.network import Network
 from fastbp.plan import build_plan, passes_of
 from fastbp.scaling import Scaling
+from fastbp.turns import tell_of_forks
 
 __all__ = ["FEW_ROWS", "Engines", "device_for"]
 
@@ -59,6 +60,13 @@ class Engines:
         self.kept: dict[tuple[str, Loss | None, int, str], Any] = {}
         self.few: Any = None
         self.lock = threading.Lock()
+        tell_of_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """A thread of the parent may have held the lock and been at work in the engines."""
+        self.lock = threading.Lock()
+        self.few = None
+        self.kept = {}
 
     def predict_few(
         self, parameters: NDArray[Any], X: Any, scaling: Scaling | None

@@ -87,7 +87,7 @@ class Run:
         self.scaling, self.scaling_before = scaling, model.scaling
         batch_rows = min(settings.batch_size, training.rows)
         self.steps_per_epoch = -(-training.rows // batch_rows)
-        self.rates: NDArray[np.float64] | None = None
+        self.rates: NDArray[np.float64] = np.zeros(0)  # of the epoch
         self.history = History(model.network)
         self.watched: list[float] = []
         self.training_seconds, self.seconds_before = 0.0, 0.0
@@ -122,7 +122,6 @@ class Run:
         self.started = self.saved_at = time.perf_counter()
         self.saved_epochs = self.reached.epochs
         try:
-            model.scaling = self.scaling
             while self.stopped_by is None:
                 row = self.run_epoch()
                 speed = self.training.rows * self.reached.epochs / max(self.training_seconds, 1e-9)
@@ -161,12 +160,14 @@ class Run:
         return int(self.engines.engine.scalars[Scalar.STEP])
 
     def keep(self, snapshot: NDArray[Any]) -> None:
-        """Give the model the parameters of a snapshot, all in one assignment."""
-        flat = np.empty_like(self.model.parameters)
+        """Give the model the parameters of a snapshot, and the scaling that goes with them."""
+        parameters, scaling = self.model.parameters, self.scaling
+        flat = np.empty_like(parameters)
         self.engines.store_parameters(flat, snapshot)
-        self.model.parameters[...] = flat
-        if snapshot is self.start and self.reached.epochs == 0:  # they go with the old scaling
-            self.model.scaling = self.scaling_before
+        if snapshot is self.start and self.reached.epochs == 0:
+            scaling = self.scaling_before
+        parameters[...] = flat  # no call after this: an interrupt would come between the two
+        self.model.scaling = scaling
 
     def leave(self, error: BaseException) -> None:
         """The parameters of the last whole batch, and with a checkpoint the run as it stands."""
@@ -178,11 +179,13 @@ class Run:
         if checkpoint is None or not isinstance(error, KeyboardInterrupt) or not is_whole:
             return
         try:
+            if self.steps == (self.reached.epochs + 1) * self.steps_per_epoch:
+                self.end_epoch(self.reached.epochs)  # what it looks at is in no file
             self.save()
             error.add_note(
                 f"{checkpoint.path} has the run up to step {self.steps}; resume=True goes on from it"
             )
-        except OSError as failure:
+        except (OSError, DivergenceError) as failure:
             error.add_note(f"the run could not be saved: {failure}")
 
     def ending(self, row: np.void) -> str | None:
@@ -203,36 +206,40 @@ class Run:
         """One epoch, or the rest of one, and its validation; returns its row of the history."""
         settings, engine = self.settings, self.engines.engine
         epoch = self.reached.epochs
-        started = time.perf_counter()
-        rates = self.learning_rates(epoch)
+        self.epoch_started = time.perf_counter()
         engine.begin_epoch(
             self.training.rows,
             # One batch of all rows has the same gradient in any order.
             shuffle_seed=settings.seed if settings.shuffle and self.steps_per_epoch > 1 else None,
             mask_seed=settings.seed,
             epoch=epoch,
-            learning_rates=rates,
+            learning_rates=self.learning_rates(epoch),
         )
         if self.sums is not None:
             engine.load_scalars(self.sums)
             self.sums = None
-        has_statistics = self.run_batches(epoch)
-        self.training_seconds += time.perf_counter() - started
+        self.run_batches(epoch)
+        self.training_seconds += time.perf_counter() - self.epoch_started
+        return self.end_epoch(epoch)
+
+    def end_epoch(self, epoch: int) -> np.void:
+        """What follows an epoch's last batch; up to its last line it may be done again."""
+        engine, steps = self.engines.engine, self.steps_per_epoch
         snapshot = self.engines.snapshot(self.free_buffer())
         if not all_finite(snapshot):
-            self.diverged("parameter", self.steps_per_epoch * (epoch + 1))
+            self.diverged("parameter", steps * (epoch + 1))
         row = self.history.row(epoch)
-        if has_statistics:
+        if self.engines.is_due(epoch, steps):
             self.engines.fill_statistics(row)
-        loss = engine.scalars[Scalar.LOSS_SUM] / self.steps_per_epoch
         validation_loss, metric = self.engines.validate(snapshot)
         if self.engines.held_out is not None and not math.isfinite(validation_loss):
-            self.diverged("validation loss", self.steps_per_epoch * (epoch + 1))
+            self.diverged("validation loss", steps * (epoch + 1))
         row["epoch"] = epoch + 1
-        row["loss"], row["validation_loss"], row["metric"] = loss, validation_loss, metric
-        row["learning_rate"] = rates[0]
-        row["gradient_norm"] = engine.scalars[Scalar.NORM_SUM] / self.steps_per_epoch
-        row["seconds"] = time.perf_counter() - started
+        row["loss"] = engine.scalars[Scalar.LOSS_SUM] / steps
+        row["validation_loss"], row["metric"] = validation_loss, metric
+        row["learning_rate"] = self.rates[0]
+        row["gradient_norm"] = engine.scalars[Scalar.NORM_SUM] / steps
+        row["seconds"] = time.perf_counter() - self.epoch_started
         self.finish_epoch(row, snapshot)
         return row
 
@@ -255,20 +262,16 @@ class Run:
             self.buffers += free
         return free[0]
 
-    def run_batches(self, epoch: int) -> bool:
-        """The batches of an epoch that are left; whether the layers are to be looked at."""
-        engine, count = self.engines.engine, self.steps_per_epoch
-        done = self.steps - epoch * count
+    def run_batches(self, epoch: int) -> None:
+        """The batches of an epoch that are left."""
+        count = self.steps_per_epoch
         if self.steps == 0:
             self.run_until(epoch, 1)
             self.limit_loss()
-            done = 1
-        is_due = self.engines.is_due(count - done)
-        if is_due and done < count:
+        if self.engines.is_due(epoch, count):
             self.run_until(epoch, count - 1)
             self.engines.prepare_statistics()
         self.run_until(epoch, count)
-        return is_due
 
     def run_until(self, epoch: int, last: int) -> None:
         """Run batches of the epoch until so many are done."""
@@ -282,7 +285,7 @@ class Run:
 
     def learning_rates(self, epoch: int) -> NDArray[np.float64]:
         """The learning rate of every step of an epoch."""
-        if self.rates is None or not self.settings.schedule.is_same_every_epoch:
+        if not len(self.rates) or not self.settings.schedule.is_same_every_epoch:
             watched = self.watched[: self.reached.epochs]
             factors = self.settings.schedule.checked_factors(
                 epoch, self.settings.epochs, self.steps_per_epoch, watched
@@ -294,16 +297,11 @@ class Run:
 
     def limit_loss(self) -> None:
         """Set what no later batch's loss may exceed, by the first batch and by the targets."""
-        engine = self.engines.engine
-        first = abs(float(engine.scalars[Scalar.LOSS]))
-        reference = max(first, loss_at_zero(self.settings.loss, self.training.targets, self.outputs))
+        engine, targets = self.engines.engine, self.training.targets
+        at_zero = loss_at_zero(self.settings.loss, targets, self.model.network.outputs)
+        reference = max(abs(float(engine.scalars[Scalar.LOSS])), at_zero)
         engine.scalars[Scalar.LOSS_LIMIT] = RUNAWAY * reference if reference > 0 else np.inf
         engine.load_scalars(engine.scalars)
-
-    @property
-    def outputs(self) -> int:
-        """Of the network."""
-        return self.model.network.outputs
 
     def diverged(self, quantity: str, step: int) -> NoReturn:
         """Say what is no longer finite, or too large, and where."""
@@ -313,7 +311,7 @@ class Run:
             engines.engine.store_parameters(engines.flat)
             layer = layer_of_parameters(network, engines.flat)
         elif quantity == "gradient":
-            layer = layer_of_gradient(engines.gradient_norms())
+            layer = layer_of_gradient(engines.statistics.gradient_norms())
         elif quantity == "loss":
             batch = step - 1 - epoch * self.steps_per_epoch
             layer = layer_of_outputs(engines.engine, network, batch, self.training.rows)
@@ -340,7 +338,8 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint."""
         assert self.settings.checkpoint is not None
-        content = state_file(self.model, self.state(), self.settings, self.data)
+        state = self.state()
+        content = state_file(self.model, self.scaling, state, self.settings, self.data)
         write_run_file(self.settings.checkpoint.path, content)
         self.saved_at, self.saved_epochs = time.perf_counter(), self.reached.epochs
 

@@ -12,9 +12,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp.turns import RenewedLock
+
 __all__ = ["INITIALIZERS", "initial_values", "keyed_generator", "resolve_initializer"]
 
 Values = NDArray[np.float64]
+BLAS = RenewedLock()  # how many threads it has
 INITIALIZERS: dict[str, Callable[[np.random.Generator, int, int], Values]] = {}
 
 
@@ -77,7 +80,9 @@ def orthogonal(generator: np.random.Generator, inputs: int, units: int) -> Value
     from threadpoolctl import threadpool_limits
 
     tall = generator.standard_normal((max(inputs, units), min(inputs, units)))
-    with threadpool_limits(1, "blas"):  # the bits of LAPACK depend on its number of threads
+    # The bits of LAPACK depend on its number of threads, which the whole process has in common:
+    # another thread that put it back would change it here.
+    with BLAS.lock, threadpool_limits(1, "blas"):
         q, r = np.linalg.qr(tall)
     q *= np.sign(np.diag(r))  # makes the draw uniform over the orthogonal matrices
     return q if inputs >= units else np.ascontiguousarray(q.T)

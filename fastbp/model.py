@@ -19,6 +19,7 @@ from fastbp.network import Network
 from fastbp.registry import positive_integer
 from fastbp.scaling import Scaling
 from fastbp.text import table
+from fastbp.turns import Line
 
 __all__ = ["Model", "load"]
 
@@ -102,8 +103,8 @@ class Model(Derivatives):
         return f"<fastbp.Model {self.network} {self.dtype}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Engines hold addresses of this process.
-        return {**self.__dict__, "_engines": None, "_weights": {}}
+        # Engines hold addresses of this process; a copy is not being trained.
+        return {**self.__dict__, "_engines": None, "_trainings": None, "_weights": {}}
 
     def __copy__(self) -> Model:
         return copy.deepcopy(self)  # a shared parameter vector with scalings apart would lie
@@ -111,6 +112,7 @@ class Model(Derivatives):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._engines = Engines(self.network, self.dtype)
+        self._trainings = Line()
         start = 0
         for name, specification in self.network.parameters():
             block = self._parameters[start : start + specification.size]

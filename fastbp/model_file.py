@@ -63,19 +63,21 @@ def texts_of(content: ModelFile) -> dict[str, str]:
     }
 
 
-def scaling_sizes(network: Network) -> dict[str, int]:
-    """How many numbers each vector of a scaling has, by its name in a file."""
-    sides = {"input": network.inputs, "target": network.outputs}
-    return {f"scaling.{side}_{part}": sides[side] for side in sides for part in ("mean", "scale")}
+def scaling_pairs(network: Network) -> list[tuple[tuple[str, str], int]]:
+    """The vectors of a scaling that belong together, and how many numbers each of them has."""
+    inputs, targets = ("input_mean", "input_scale"), ("target_mean", "target_scale")
+    return [(inputs, network.inputs), (targets, network.outputs)]
 
 
 def tensors_of(content: ModelFile) -> dict[str, Array]:
     """The tensors of a model file by name: parameters, and ``scaling.input_mean`` and so on."""
     tensors = dict(content.tensors)
-    for name, size in scaling_sizes(content.network).items():
-        values = getattr(content.scaling, name.removeprefix("scaling."), None)
-        if values is not None:
-            tensors[name] = np.broadcast_to(np.asarray(values, dtype=np.float64), (size,))
+    for names, size in scaling_pairs(content.network):
+        vectors = [getattr(content.scaling, name, None) for name in names]
+        if all(values is not None for values in vectors):  # one alone has no effect
+            for name, values in zip(names, vectors, strict=True):
+                vector = np.asarray(values, dtype=np.float64)
+                tensors[f"scaling.{name}"] = np.broadcast_to(vector, (size,))
     return tensors
 
 
@@ -88,11 +90,13 @@ def model_of(texts: Mapping[str, str], tensors: Mapping[str, Array]) -> ModelFil
     if not (seed.isascii() and seed.isdigit()):
         raise ValueError(f"seed: expected an integer of at least 0; got {seed[:40]!r}")
     expected = {name: (specification.shape, dtype) for name, specification in network.parameters()}
-    parameters = {name: tensors[name] for name in expected}
-    sizes = scaling_sizes(network).items()
-    expected |= {name: ((size,), "float64") for name, size in sizes if name in tensors}
+    parameters = list(expected)
+    for names, size in scaling_pairs(network):
+        pair = [f"scaling.{name}" for name in names]
+        if any(name in tensors for name in pair):
+            expected |= dict.fromkeys(pair, ((size,), "float64"))
     if set(tensors) != set(expected):
-        raise ValueError("there are tensors that no model has")
+        raise ValueError("the tensors of the model are not there, or others are")
     for name, (shape, kind) in expected.items():
         found = tensors[name]
         if found.shape != shape or found.dtype != np.dtype(kind):
@@ -104,7 +108,7 @@ def model_of(texts: Mapping[str, str], tensors: Mapping[str, Array]) -> ModelFil
         network=network,
         dtype=dtype,
         seed=int(seed),
-        tensors=parameters,
+        tensors={name: tensors[name] for name in parameters},
         scaling=Scaling(**vectors) if vectors else None,
         metadata=json.loads(texts["metadata"]),
     )

@@ -86,7 +86,6 @@ class RunEngines:
             raise
         self.statistics = LayerStatistics(self.engine)
         self.flat = np.empty(network.parameter_count, dtype=dtype)
-        self.work = math.inf  # since layers were looked at
         self.before: NDArray[Any] | None = None  # the parameters before the last step
 
     def add(self, purpose: str, model: Model, data: Data) -> None:
@@ -159,11 +158,14 @@ class RunEngines:
 
     # Statistics of the layers.
 
-    def is_due(self, steps: int) -> bool:
-        """Whether an epoch of so many steps ends with a look at the layers."""
-        self.work += steps * self.work_of_step
+    def is_due(self, epoch: int, steps: int) -> bool:
+        """Whether an epoch of so many steps ends with a look at the layers: the first one does.
+
+        It depends on nothing but its number, so that a run that goes on looks at the same epochs.
+        """
         enough = max(WORK_BETWEEN_STATISTICS, STEPS_BETWEEN_STATISTICS * self.work_of_step)
-        return self.work >= enough
+        work = steps * self.work_of_step
+        return epoch == 0 or (epoch + 1) * work // enough > epoch * work // enough
 
     def prepare_statistics(self) -> None:
         """Keep the parameters before the last step."""
@@ -171,7 +173,6 @@ class RunEngines:
 
     def fill_statistics(self, row: np.void) -> None:
         """What the last step says of the layers, into a row of the history."""
-        self.work = 0.0
         self.statistics.fill(row, self.before)
 
 

@@ -22,6 +22,7 @@ from fastbp.errors import CheckpointError
 from fastbp.model import Model
 from fastbp.model_file import ModelFile
 from fastbp.network import Network
+from fastbp.scaling import Scaling
 from fastbp.settings import Settings
 
 __all__ = ["RunState", "describe_data", "read_state", "state_file"]
@@ -99,7 +100,11 @@ def describe_data(training: Data, held_out: Data | None) -> dict[str, str | None
 
 
 def state_file(
-    model: Model, state: RunState, settings: Settings, data: dict[str, str | None]
+    model: Model,
+    scaling: Scaling | None,
+    state: RunState,
+    settings: Settings,
+    data: dict[str, str | None],
 ) -> RunFile:
     """A state as the content of a checkpoint."""
     tensors = {f"engine.{name}": values for name, values in state.engine.items()}
@@ -112,7 +117,7 @@ def state_file(
             model.dtype,
             model.seed,
             named(model.network, state.kept),
-            model.scaling,
+            scaling,
             model.metadata,
         ),
         tensors=tensors,

@@ -19,10 +19,12 @@ from fastbp.progress import resolve_progress
 from fastbp.result import TrainResult
 from fastbp.schedules import Schedule
 from fastbp.settings import Callback, check_settings
+from fastbp.turns import one_at_a_time
 
 __all__ = ["train"]
 
 
+@one_at_a_time
 def train(
     model: Model,
     X: Any,
@@ -163,6 +165,9 @@ def train(
     OSError
         When a checkpoint cannot be written; the older one is whole, and the model has the parameters
         of the last finished batch.
+    RuntimeError
+        When another call is training the model, in another thread or around a callback; nothing
+        has been changed then.
 
     Source: the chain rule as in Rumelhart, Hinton and Williams, Learning representations by
     back-propagating errors, 1986.

@@ -298,6 +298,7 @@ DEVICE_FILES = [
     "tests/test_cuda_rounds.py",
     "tests/test_cuda_stopping.py",
     "tests/test_cuda_training.py",
+    "tests/test_layer_statistics.py",
 ]
 
 

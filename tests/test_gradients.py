@@ -85,6 +85,19 @@ def test_random_networks_against_complex_step_and_the_chain_rule(case, weighted)
         assert abs(pieces[layer][which][index] - exact) / largest < BOUND
 
 
+@pytest.mark.parametrize("rows", [1, 9])
+def test_sums_longer_than_a_block(rows):
+    """Inputs, units and outputs beyond the depth that a product takes at a time."""
+    case = Case((1030, 20, 1030, 9), ("tanh", "tanh", "identity"), "mse", rows, 5)
+    model = case.model()
+    value, gradient = model.loss_and_gradient(case.inputs(), case.targets(), "mse")
+    loss, pairs, by_inputs = reference.backpropagation(*arguments(case))
+    assert scaled_error(value, loss) < BOUND
+    expected = np.concatenate([array.ravel() for pair in pairs for array in pair])
+    assert scaled_error(gradient, expected) < BOUND
+    assert scaled_error(model.input_gradient(case.inputs(), case.targets()), by_inputs) < BOUND
+
+
 @pytest.mark.parametrize("loss", Loss.names())
 @pytest.mark.parametrize("activation", Activation.names())
 def test_against_central_finite_differences_of_the_model_itself(activation, loss):

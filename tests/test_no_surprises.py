@@ -140,7 +140,9 @@ def test_the_gil_is_free_inside_an_epoch():
 
 
 @pytest.mark.parametrize(
-    ("hidden", "clip_norm"), [((128, 64), None), ((128, 64), 1.0), (IN_LANES, None)]
+    ("hidden", "clip_norm"),
+    # Of (100, 70) the weights have padding.
+    [((128, 64), None), ((128, 64), 1.0), ((100, 70), None), ((100, 70), 1.0), (IN_LANES, None)],
 )
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_poisoned_buffers_do_not_reach_a_result(poison, hidden, clip_norm):

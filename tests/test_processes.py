@@ -1,11 +1,8 @@
-"""Threads of Python, forked and spawned children, Ctrl-C."""
+"""One model in several threads of Python; Ctrl-C."""
 
 import os
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,75 +30,6 @@ def test_one_model_in_several_threads(small):
     for thread in threads:
         thread.join()
     assert wrong == []
-
-
-def test_several_models_train_in_several_threads(small):
-    X, y = small
-
-    def trained(seed):
-        model = fb.Model(fb.mlp(3, 16, 1), seed=seed)
-        fb.train(model, X, y, epochs=20, batch_size=7, seed=seed)
-        return model.parameters
-
-    expected = [trained(seed) for seed in range(4)]
-    found = [None] * 4
-
-    def work(seed):
-        found[seed] = trained(seed)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
-
-
-CHILDREN = """
-import multiprocessing, sys
-import numpy as np
-import fastbp as fb
-from fastbp.backends.cpu import engine
-from fastbp.backends.cpu.workers import POOL
-
-engine.PARALLEL_MULTIPLY_ADDS = 0
-
-def work(_=None):
-    engine.PARALLEL_MULTIPLY_ADDS = 0
-    X = np.linspace(-1, 1, 300).reshape(100, 3)
-    model = fb.Model(fb.mlp(3, 9, 1), seed=1)
-    fb.train(model, X, X[:, 0], epochs=3, batch_size=50, threads=2)
-    assert POOL.threads is not None and POOL.threads.count == 2  # it ran on threads of its own
-    return model.predict(X).tobytes()
-
-if __name__ == "__main__":
-    here = work()
-    context = multiprocessing.get_context(sys.argv[1])
-    with context.Pool(2) as pool:
-        assert pool.map(work, range(4)) == [here] * 4
-    print("same")
-"""
-
-
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_children_of_a_process_that_ran_in_parallel(method, tmp_path):
-    """They run in parallel themselves, and get the same bits."""
-    script = tmp_path / "children.py"
-    script.write_text(CHILDREN, encoding="utf-8")
-    environment = {
-        **os.environ,
-        "NUMBA_NUM_THREADS": "2",
-        "PYTHONPATH": os.pathsep.join([str(Path(fb.__file__).parents[1]), *sys.path[1:]]),
-    }
-    done = subprocess.run(
-        [sys.executable, str(script), method],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "same\n"), done.stderr
 
 
 @pytest.fixture

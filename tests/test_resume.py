@@ -115,7 +115,7 @@ def test_a_model_interrupted_has_the_parameters_of_the_last_batch(small, tmp_pat
 
     def interrupted(self, epochs, seconds):
         calls.append(seconds)
-        if len(calls) == 3:  # after the first, the second and the third batch
+        if len(calls) == 2:  # asked after the second batch and after the third
             raise KeyboardInterrupt
         return False
 

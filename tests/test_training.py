@@ -290,6 +290,19 @@ def test_divergence_is_an_error_and_leaves_the_last_finished_epoch(small, clip_n
     assert np.array_equal(model.parameters, history[-1])
 
 
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_divergence_within_an_epoch_takes_its_first_steps_back(small, clip_norm):
+    """Two batches of the first epoch have changed the parameters; they are finite, and unwanted."""
+    X, y = small
+    y[25] = 1e200
+    model = fb.Model(fb.mlp(3, 4, 1), "float64")
+    before = model.parameters.copy()
+    with pytest.raises(fb.DivergenceError) as caught:
+        fb.train(model, X, y, epochs=3, batch_size=10, shuffle=False, clip_norm=clip_norm)
+    assert (caught.value.epoch, caught.value.step) == (1, 3)
+    assert np.array_equal(model.parameters, before)
+
+
 def test_interruption_leaves_a_usable_model_and_is_not_swallowed(small):
     X, y = small
     model = fb.Model(fb.mlp(3, 4, 1), "float64")

@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> Report:
     """Describe."""
     if options.model is None:
-        packages = ("fastbp", "numba", "numpy", "scipy", "safetensors")
+        packages = ("fastbp", "numba", "numpy", "scipy")
         versions = {"python": platform.python_version(), **{p: version(p) for p in packages}}
         found = devices()
         lines = [f"{name} {number}" for name, number in versions.items()]

@@ -26,7 +26,10 @@ from fastbp.backends.cpu import (
     driver,
     gradient,
     loss,
+    masks,
+    normalization,
     product,
+    residual,
     rows,
     step,
     synchronization,
@@ -41,7 +44,18 @@ from fastbp.backends.cpu.predict_rows import predict_rows
 __all__ = ["FACTORIES", "compilable", "compile_object", "number_type"]
 
 # The kernels of the step tables, and what is called from Python or by the operating system.
-MODULES = (constraint, dense, gradient, loss, rows, step, update)
+MODULES = (
+    constraint,
+    dense,
+    gradient,
+    loss,
+    masks,
+    normalization,
+    residual,
+    rows,
+    step,
+    update,
+)
 MODULES_IN_LANES = (lanes_gradient, lanes_loss, lanes_propagation)
 FACTORIES: dict[str, Callable[..., Any]] = {
     name: getattr(module, name)

@@ -342,8 +342,8 @@ class Engine(RowsOfBatch):
     ) -> tuple[Status, int]:
         """Run batches first <= b < last of the epoch, in calls short enough for Ctrl-C.
 
-        Returns how it ended and the number of the batch that follows; `between` is called after
-        every call.
+        Returns how it ended and the number of the batch that follows; `between` is called between
+        two calls.
         """
         done = first
         while done < last:
@@ -357,7 +357,7 @@ class Engine(RowsOfBatch):
             if status is not Status.DONE:
                 return status, done + completed
             done = end
-            if between is not None:
+            if between is not None and done < last:
                 between()
         return Status.DONE, done
 

@@ -10,6 +10,7 @@ versions of Python, NumPy, Numba and llvmlite, the processor, and Numba's settin
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -39,6 +40,9 @@ from fastbp.plan import Step
 from fastbp.registry import is_own
 
 __all__ = ["Function", "Notice", "bind", "bind_kernel", "bind_product", "compiled_count"]
+
+# A fork waits so long for another thread that is compiling; a function takes a second or two.
+FORK_PATIENCE = 20.0
 
 
 class Function(NamedTuple):
@@ -120,6 +124,22 @@ class Loader:
         return int(self.engine.get_function_address(symbol))
 
 
+def are_compilers_taken() -> bool:
+    """Whether a thread that a forked child does not have holds Numba, or LLVM, or imports Numba."""
+    numba = sys.modules.get("numba")
+    if getattr(getattr(numba, "__spec__", None), "_initializing", False):
+        return True
+    compiler = getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
+    for holder in (compiler, getattr(llvm.ffi.lib, "_lock", None)):
+        lock = getattr(holder, "_lock", None)
+        if lock is None:  # another version keeps it elsewhere
+            continue
+        if not lock.acquire(blocking=False):
+            return True
+        lock.release()
+    return False
+
+
 class Functions:
     """The functions that this process has, by what they are made of."""
 
@@ -127,17 +147,39 @@ class Functions:
         self.addresses: dict[Function, int] = {}
         self.compiled: list[Function] = []  # those that the cache did not have
         self.lock = threading.RLock()
+        self.gate = threading.Lock()  # held by a fork that waits for the lock: it is next
         self.loader: Loader | None = None
         self.notice = Notice("processor", ", and `fastbp warmup` fills it")
+        self.is_cut_off = False
+
+    # What a thread leaves half done in Numba and LLVM a forked child can neither end nor repair. So
+    # a fork waits for our own compiling; of a user's it learns by the locks that stay taken.
+
+    def before_fork(self) -> None:
+        """Wait until no other thread compiles or loads a function."""
+        with self.gate:
+            self.lock.acquire(timeout=FORK_PATIENCE)
+
+    def after_fork_in_parent(self) -> None:
+        """Let other threads go on."""
+        with contextlib.suppress(RuntimeError):  # it has waited in vain
+            self.lock.release()
 
     def after_fork_in_child(self) -> None:
-        """The lock may have been held by a thread that this process does not have."""
-        self.lock = threading.RLock()
+        """See whether this process can load and compile."""
+        try:
+            self.lock.release()
+        except RuntimeError:
+            self.is_cut_off = True
+        self.lock, self.gate = threading.RLock(), threading.Lock()
+        self.is_cut_off = self.is_cut_off or are_compilers_taken()
 
     def bind(self, function: Function) -> int:
         """The address of a function, compiled if need be."""
         address = self.addresses.get(function)
         if address is None:
+            with self.gate:
+                pass
             with self.lock:
                 address = self.addresses.get(function)
                 if address is None:
@@ -145,6 +187,12 @@ class Functions:
         return address
 
     def make(self, function: Function) -> int:
+        if self.is_cut_off:
+            raise RuntimeError(
+                f"{function} cannot be loaded: this process was forked while another thread was "
+                "compiling with Numba, whose locks stay taken here; fork when nothing is being "
+                "compiled, or start processes by 'spawn' or 'forkserver'"
+            )
         key, generation = key_of(function), digest_of_sources()
         symbol = f"fastbp_{key}"
         # A user's law may change without any change in fastbp, and a stale kernel would be silent.
@@ -167,7 +215,11 @@ class Functions:
 
 FUNCTIONS = Functions()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=FUNCTIONS.after_fork_in_child)
+    os.register_at_fork(
+        before=FUNCTIONS.before_fork,
+        after_in_parent=FUNCTIONS.after_fork_in_parent,
+        after_in_child=FUNCTIONS.after_fork_in_child,
+    )
 
 
 def compiled_count() -> int:

@@ -42,6 +42,7 @@ __all__ = [
     "multiply_panels",
     "panel_width",
     "prefetch",
+    "set_to_one",
     "transpose_block",
 ]
 
@@ -79,6 +80,35 @@ def clear_padding(typing_context, base, rows, width, columns):
             return []
 
         loop(builder, rows, [], row)
+        return context.get_dummy_value()
+
+    return types.void(base, rows, width, columns), generate
+
+
+@intrinsic
+def set_to_one(typing_context, base, rows, width, columns):
+    """Set a panel's rows to one, and to zero from `columns` on; `base` is its first row."""
+
+    def generate(context, builder, signature, arguments):
+        base, rows, width, columns = arguments
+        real = base.type.pointee
+        lanes = lanes_of(real)
+        kind = vector_type(real, lanes)
+
+        def line(index: Any, _: list[Any]) -> list[Any]:
+            shift = builder.mul(index, I64(lanes))
+
+            def row(number: Any, _: list[Any]) -> list[Any]:
+                place = at(builder, base, builder.add(builder.mul(number, width), shift))
+                store(builder, values, place, LINE_BYTES)
+                return []
+
+            inside = first_lanes(builder, real, builder.sub(columns, shift))
+            values = builder.select(inside, ir.Constant(kind, [1.0] * lanes), zero(kind))
+            loop(builder, rows, [], row)
+            return []
+
+        loop(builder, builder.udiv(width, I64(lanes)), [], line)
         return context.get_dummy_value()
 
     return types.void(base, rows, width, columns), generate

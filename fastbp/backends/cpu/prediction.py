@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ __all__ = ["FewRows"]
 POSITION = Batch.POSITION
 ORDER_BEGIN, ORDER_END = Batch.ORDER_BEGIN, Batch.ORDER_END
 DONE, PARAMETERS_CHANGED = 0, 1  # as predict_rows returns them
+UNKNOWN = object()  # no model has this scaling
+NO_PARAMETER = 0xFF  # every byte: a NaN that no arithmetic makes
 
 # The function keeps the GIL, which also keeps other threads out of the engine's buffers; so it is
 # only for calls of a few microseconds.
@@ -70,9 +73,11 @@ class FewRows:
         if not arrays_are_readable():
             self.most_rows = 0
         self.parameters = parameters
-        self.loaded = np.full_like(parameters, np.nan)
+        self.loaded = np.empty_like(parameters)
+        self.loaded.view(np.uint8).fill(NO_PARAMETER)
         self.staged = np.zeros((plan.segment_rows, self.features), dtype=self.dtype)
-        self.scaling: Scaling | None = None
+        self.scaling: Any = None
+        self.lock = threading.Lock()  # of what is loaded
         self.function = KIND(bind("call_in_mode"))
         self.bind_data()
         self.build_call()
@@ -126,13 +131,24 @@ class FewRows:
         outputs = np.empty((rows, self.outputs), self.dtype)
         status = self.function(self.call_address, id(X), id(outputs))
         if status == PARAMETERS_CHANGED:
-            self.engine.load_parameters(self.parameters)
-            self.loaded[:] = self.parameters
+            self.load()
             status = self.function(self.call_address, id(X), id(outputs))
         return outputs if status == DONE else None
 
+    def load(self) -> None:
+        """Take over the parameters, which another thread may be changing.
+
+        Until all of them are there none is said to be: an interrupt may come in between.
+        """
+        with self.lock:
+            parameters = self.parameters.copy()
+            self.loaded.view(np.uint8).fill(NO_PARAMETER)
+            self.engine.load_parameters(parameters)
+            self.loaded[:] = parameters
+
     def use(self, scaling: Scaling | None) -> None:
         """Take over a model's scaling."""
+        self.scaling = UNKNOWN  # an interrupt may come before it is there
         self.call[Prediction.SCALING] = 0
         if scaling is not None:
             table = np.zeros((4, max(self.features, self.outputs)))

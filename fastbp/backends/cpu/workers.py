@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import threading
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from fastbp.backends.cpu.job import Job, Team
 from fastbp.backends.cpu.machine_code import bind
 from fastbp.backends.cpu.processor import MOST_THREADS
+from fastbp.turns import Line, tell_of_forks
 
 __all__ = ["POOL", "Pool", "entry"]
 
@@ -88,6 +88,7 @@ class Threads:
         self.lead = entry("lead")
         self.work = bind("work")
         self.count = 1  # workers, the calling thread among them
+        self.is_whole = True  # no thread was made that is not counted
 
     def grow(self, workers: int) -> bool:
         """Make threads until there are so many workers; whether that was possible."""
@@ -95,16 +96,19 @@ class Threads:
             place = lasting_memory(8)
             place[:3] = self.team.ctypes.data, self.count, self.team[Team.POSTED]
             place[3:7] = self.where_to_begin(self.count)
+            handle = lasting_memory(8)
             # Python's main thread handles signals; a worker inherits the mask of its maker.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
             try:
-                handle = lasting_memory(8)
+                signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+                self.is_whole = False
                 failed = self.create(handle.ctypes.data, None, self.work, place.ctypes.data)
+                self.count += not failed
+                self.is_whole = True
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             if failed:
                 return False
-            self.count += 1
         return True
 
     def where_to_begin(self, worker: int) -> tuple[int, int, int, int]:
@@ -125,13 +129,14 @@ class Pool:
     """The workers, lent to one call at a time."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.line = Line()
         self.threads: Threads | None = None
         self.is_usable = True  # until the system refuses
+        tell_of_forks(self)
 
     def after_fork_in_child(self) -> None:
-        """The threads stayed in the parent, and the lock may have been held by one of its own."""
-        self.__init__()  # type: ignore[misc]
+        """The threads stayed in the parent."""
+        self.threads, self.is_usable = None, True
 
     def run(self, job: NDArray[np.int64], workers: int) -> bool:
         """Run a job on so many workers, if they are free and the system allows it.
@@ -147,9 +152,10 @@ class Pool:
         bool
             Whether it was run; if not, nothing was done.
         """
-        if workers > MOST_THREADS or not (self.is_usable and self.lock.acquire(blocking=False)):
-            return False
+        call = object()
         try:
+            if workers > MOST_THREADS or not (self.is_usable and self.line.is_first(call)):
+                return False
             threads = self.ready(workers)
             if threads is None:
                 return False
@@ -158,12 +164,12 @@ class Pool:
             threads.lead(team, job.ctypes.data, workers)
             return True
         finally:
-            self.lock.release()
+            self.line.calls.pop(call, None)
 
     def ready(self, workers: int) -> Threads | None:
         """The threads, or None where the system refuses them."""
         try:
-            if self.threads is None:
+            if self.threads is None or not self.threads.is_whole:
                 self.threads = Threads()
             if self.threads.grow(workers):
                 return self.threads
@@ -174,5 +180,3 @@ class Pool:
 
 
 POOL = Pool()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=POOL.after_fork_in_child)

@@ -7,7 +7,6 @@ is done, a launch returns at once. Any thread may call, one at a time has the de
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from fastbp.backends.cuda.context import Context
 from fastbp.backends.cuda.processor import FORKED, forked_after_use
 from fastbp.errors import DeviceError
+from fastbp.turns import tell_of_forks
 
 __all__ = ["Device", "Entry", "Event", "Graph", "Kernel", "device", "failure_of"]
 
@@ -366,8 +366,7 @@ class Opened:
 
 
 OPENED = Opened()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=OPENED.after_fork_in_child)
+tell_of_forks(OPENED)
 
 
 def failure_of(ordinal: int) -> str:

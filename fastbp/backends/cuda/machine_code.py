@@ -34,6 +34,7 @@ from fastbp.backends.cuda.tuning import THREADS
 from fastbp.backends.object_cache import read_entry, write_entry
 from fastbp.errors import DeviceError
 from fastbp.registry import is_own
+from fastbp.turns import tell_of_forks
 
 if TYPE_CHECKING:
     from fastbp.backends.cuda.entries import Entry
@@ -204,8 +205,7 @@ def unpacked(content: bytes | None) -> tuple[bytes, str] | None:
 
 
 CODES = Codes()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=CODES.after_fork_in_child)
+tell_of_forks(CODES)
 
 
 def compiled_count() -> int:

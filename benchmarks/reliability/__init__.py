@@ -1,0 +1,1 @@
+"""Evidence at scale that fastbp keeps its promises: ``python -m benchmarks.reliability``."""

@@ -18,7 +18,7 @@ from fastbp.backends.cuda import language
 from fastbp.backends.cuda.entries import Kernel, build_kernel
 from fastbp.backends.cuda.product import staging_elements
 from fastbp.backends.cuda.reductions import WARPS
-from fastbp.backends.cuda.tuning import DEPTH, THREADS, tile_shape
+from fastbp.backends.cuda.tuning import CONSTRAINED, DEPTH, THREADS, tile_shape
 
 # Everything that the simulator can find, in all orders in which it runs threads.
 CHECKED = [
@@ -179,6 +179,7 @@ class Gpu:
             "dense_weight_gradient": max(staging_elements(self.shape), self.tile[0] * panel),
             "dense_bias_gradient": THREADS,
             "transpose_weight": panel * (panel + 1),
+            "constrain_weight": max(THREADS, min(CONSTRAINED, panel) * (panel + 1)),
         }
         return numbers.get(name, 0) * self.real().itemsize
 

@@ -294,6 +294,8 @@ DEVICE_FILES = [
     "tests/test_cuda_gradients.py",
     "tests/test_cuda_memory.py",
     "tests/test_cuda_precision.py",
+    "tests/test_cuda_resume.py",
+    "tests/test_cuda_rounds.py",
     "tests/test_cuda_stopping.py",
     "tests/test_cuda_training.py",
     "tests/test_layer_statistics.py",

@@ -12,10 +12,10 @@ from fastbp.backends.cpu.compiler import FACTORIES
 
 BACKENDS = Path(fastbp.__file__).parent / "backends"
 ROOMS = (
-    "buffers compiler dense driver engine gradient intrinsics job loss machine_code processor product "
-    "reductions rows tuning update"
+    "buffers compiler constraint dense driver engine gradient intrinsics job loss machine_code "
+    "processor product reductions rows state tuning update"
 ).split()
-WITH_KERNELS = ["dense", "gradient", "loss", "rows", "update"]
+WITH_KERNELS = ["constraint", "dense", "gradient", "loss", "rows", "update"]
 
 # What stands in one backend alone. The gradients of a GPU have copies, which blocks sum at the same
 # time, so that making them whole is a kernel and dense_step cannot be one; on the CPU few threads

@@ -205,6 +205,7 @@ def members() -> list[Any]:
 def other_kernels(tile: tuple[int, int]) -> list[Kernel]:
     """Every kernel that is no product and has no law of its own."""
     square = (tile[1], tile[1])
+    squares = "dense_bias_gradient transpose_weight constrain_weight average_parameters".split()
     finish = [Kernel("finish_gradient", None, square, numbers=(("is_weight", n),)) for n in (1, 0)]
     return [
         *[Kernel(name) for name in ("order_rows", "reduce_loss", "reduce_tiles")],
@@ -213,8 +214,7 @@ def other_kernels(tile: tuple[int, int]) -> list[Kernel]:
         Kernel("cross_entropy_loss", None, tile, NEAR),
         Kernel("smoothed_cross_entropy_loss", None, tile, NEAR),
         Kernel("store_rows", None, tile),
-        Kernel("dense_bias_gradient", None, square),
-        Kernel("transpose_weight", None, square),
+        *[Kernel(name, None, square) for name in squares],
         *finish,
     ]
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.backends.cuda.foreign import DeviceArray, same_array
-from fastbp.backends.cuda.job import Job, Program, Tiles
+from fastbp.backends.cuda.job import Job, Program, Rounds, Tiles
+from fastbp.backends.cuda.rounds import rows_of_rounds
 from fastbp.backends.layout import read_panels, write_panels
 from fastbp.errors import DeviceError
 from fastbp.plan import Plan, Slab, Step
@@ -260,19 +261,23 @@ class DataArrays:
 def steps_of(plan: Plan) -> list[Step]:
     """Every step of a plan that has arguments, once."""
     once = [step for step in (plan.reduce_loss, plan.begin, plan.reduce_tiles) if step]
-    return [plan.order, *plan.propagation, *once, *plan.weight_steps]
+    follow = [step for each in plan.rounds for step in each.steps]
+    return [plan.order, *plan.propagation, *once, *plan.weight_steps, *follow]
 
 
 def table_sizes(plan: Plan) -> dict[str, int]:
     """Bytes of the tables that lie after the slabs."""
     numbers = sum(3 * len(step.tensors) + len(step.sizes) for step in steps_of(plan))
-    return {
+    tables = {
         "table.arguments": 8 * numbers,
         "table.program": 8 * int(Program.COUNT) * (1 + len(plan.propagation)),
         "table.tiles": 8 * int(Tiles.COUNT) * max(len(plan.tiles), 1),
         "table.job": 8 * int(Job.COUNT),
         "table.clip_norm": 8,
     }
+    if plan.rounds:
+        tables["table.rounds"] = 8 * int(Rounds.COUNT) * sum(rows_of_rounds(plan).values())
+    return tables
 
 
 def places_in(slabs: Mapping[str, int], tables: Mapping[str, int]) -> tuple[dict[str, int], int]:

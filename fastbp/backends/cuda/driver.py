@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from fastbp.backends.contract import Batch, Status
 from fastbp.backends.cuda import phases as of_weights
+from fastbp.backends.cuda import rounds
 from fastbp.backends.cuda.intrinsics import in_turn
 from fastbp.backends.cuda.job import Job, Program
 from fastbp.backends.cuda.language import (
@@ -98,6 +99,7 @@ def propagate(kinds, kernels, rows):
 
 PHASES = {"propagate": propagate}
 PHASES |= {name: getattr(of_weights, name) for name in of_weights.__all__}
+PHASES |= {name: getattr(rounds, name) for name in rounds.PHASES.values()}
 
 
 def launched(kinds, phase):

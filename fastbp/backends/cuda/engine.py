@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,12 @@ from fastbp.backends.cuda.buffers import (
     steps_of,
     table_sizes,
 )
+from fastbp.backends.cuda.interrupts import uninterrupted
 from fastbp.backends.cuda.job import Job
 from fastbp.backends.cuda.pace import Pace
+from fastbp.backends.cuda.parameters import ParametersOfEngine
 from fastbp.backends.cuda.program import Program
+from fastbp.backends.cuda.rounds import round_rows, rows_of_rounds
 from fastbp.backends.cuda.tuning import THREADS
 from fastbp.backends.layout import FlatParameters, RowsOfBatch
 from fastbp.errors import DeviceError
@@ -36,7 +39,7 @@ RATES, RATE_BYTES = "learning rates", 8  # of a batch
 RESERVED_SHARED = 2048  # bytes of shared memory that are left to the compiler and the system
 
 
-class Engine(RowsOfBatch):
+class Engine(ParametersOfEngine, RowsOfBatch):
     """Runs a plan on a GPU.
 
     Device memory is taken by the first `load_parameters` or `begin_epoch`, and after each `bind` by
@@ -69,6 +72,8 @@ class Engine(RowsOfBatch):
         self.batch_rows = plan.batch_rows
         self.rates_memory: Memory | None = None
         self.scalars = np.zeros(int(Scalar.COUNT))
+        self.scalars[Scalar.LOSS_LIMIT] = np.inf
+        self.scalars[Scalar.AVERAGE_DECAY] = plan.ema or 0.0
         self.batch = np.zeros(int(Batch.COUNT), dtype=np.int64)
         self.job = np.zeros(int(Job.COUNT), dtype=np.int64)
         self.pace = Pace()
@@ -153,6 +158,10 @@ class Engine(RowsOfBatch):
             rows.append((int(is_bias), gradient, *others, tile.first_row, tile.last_row))
         if rows:
             self.device.upload(addresses["table.tiles"], np.array(rows, dtype=np.int64))
+        if plan.rounds:
+            follow = np.array(round_rows(plan, starts), dtype=np.int64)
+            self.device.upload(addresses["table.rounds"], follow)
+        of_rounds = rows_of_rounds(plan)
         bound = np.array([np.inf if plan.clip_norm is None else plan.clip_norm])
         self.device.upload(addresses["table.clip_norm"], bound)
         for place, value in {
@@ -177,6 +186,9 @@ class Engine(RowsOfBatch):
             Job.HELD: self.buffers.parameter_bytes // 8,
             Job.TABLES: (addresses["table.arguments"] - self.buffers.base) // 8,
             Job.WORK: self.program.work_bytes // 8,
+            Job.ROUNDS: addresses.get("table.rounds", 0),
+            Job.CONSTRAINT_ROWS: of_rounds["constrain_weight"],
+            Job.AVERAGE_ROWS: of_rounds["average_parameters"],
         }.items():
             self.job[place] = value
         self.arguments_are_sent = False
@@ -227,60 +239,6 @@ class Engine(RowsOfBatch):
         for owner in self.owners:
             owner.sharers.discard(self)
 
-    # Parameters.
-
-    def fill_slots(self) -> None:
-        """Give the optimizer's slots their initial values, if these are not zero."""
-        optimizer = self.plan.begin.law if self.plan.begin else None
-        if optimizer is None or not any(map(optimizer.initial_slot, optimizer.slots)):
-            return
-        slab = self.buffers.download_slab("slots")
-        for name, _ in self.plan.network.parameters():
-            for slot in optimizer.slots:
-                value = np.array(optimizer.initial_slot(slot))
-                self.buffers.write(f"{name}.{slot}", slab, value)
-        self.device.upload(self.buffers.addresses["slots"], slab)
-
-    def load_parameters(self, flat: NDArray[Any]) -> None:
-        """Copy a flat parameter vector to the device, and its transposed copies.
-
-        Raises
-        ------
-        DeviceError
-            As `prepare`.
-        """
-        self.prepare()
-        slabs = {
-            name: np.zeros(self.buffers.lengths[name], self.buffers.kinds[name])
-            for name in ("parameters", "transposed")
-            if name in self.buffers.lengths
-        }
-        for name, matrix in self.flat.matrices(flat):
-            self.buffers.write(name, slabs["parameters"], matrix)
-            if f"{name}.transposed" in self.buffers.tensors:
-                self.buffers.write(f"{name}.transposed", slabs["transposed"], matrix.T)
-        for name, slab in slabs.items():
-            self.device.upload(self.buffers.addresses[name], slab)
-
-    def snapshot(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """A copy of the slab of the parameters in host memory; into `out`, if given."""
-        return self.buffers.download_slab("parameters", out)
-
-    def store_parameters(self, flat: NDArray[Any], snapshot: NDArray[Any] | None = None) -> None:
-        """Copy the parameters, or those of a snapshot, into a flat vector."""
-        slab = snapshot
-        if slab is None:
-            slab = self.snapshot()
-            self.device.download(self.scalars, self.buffers.address("scalars"))
-        for name, matrix in self.flat.matrices(flat):
-            self.buffers.read(name, slab, matrix)
-
-    def store_gradient(self, flat: NDArray[Any]) -> None:
-        """Copy the gradient into a flat vector."""
-        slab = self.buffers.download_slab("gradients")
-        for name, matrix in self.flat.matrices(flat):
-            self.buffers.read(f"{name}.gradient", slab, matrix)
-
     # Running.
 
     def begin_epoch(
@@ -288,6 +246,7 @@ class Engine(RowsOfBatch):
         data_rows: int,
         *,
         shuffle_seed: int | None = None,
+        mask_seed: int | None = None,
         epoch: int = 0,
         learning_rates: NDArray[np.float64] | None = None,
     ) -> None:
@@ -298,6 +257,8 @@ class Engine(RowsOfBatch):
         data_rows : int
         shuffle_seed : int, optional
             Visit the rows in the order of `fastbp.shuffle` for this seed and `epoch`.
+        mask_seed : int, optional
+            Of the masks of dropout.
         learning_rates : array of float64, optional
             One for each batch of the epoch.
 
@@ -343,17 +304,22 @@ class Engine(RowsOfBatch):
         self.buffers.upload("batch", batch)
         job[Job.STATUS], job[Job.DONE] = Status.DONE, 0
         job[Job.NUMBER], job[Job.SEGMENT] = first_batch, 0
+        with uninterrupted():
+            return self.run_job(last_batch - first_batch)
+
+    def run_job(self, batches: int) -> tuple[Status, int]:
+        """Launch some batches, and wait for them."""
         address = self.buffers.addresses["table.job"]
-        self.device.upload(address, job)
-        if plan.way == "resident":
-            self.launch(self.program.batch[0], 0, last_batch - first_batch)
+        self.device.upload(address, self.job)
+        if self.plan.way == "resident":
+            self.launch(self.program.batch[0], 0, batches)
         else:
-            for _ in range(first_batch, last_batch):
-                self.launch_batch(last_batch - first_batch > 1)
+            for _ in range(batches):
+                self.launch_batch(batches > 1)
         self.device.synchronize()
-        ended = np.empty_like(job)
+        ended = np.empty_like(self.job)
         self.device.download(ended, address)
-        self.device.download(self.scalars, self.buffers.address("scalars"))
+        self.fetch_scalars()
         return Status(ended[Job.STATUS]), int(ended[Job.DONE])
 
     def launch_batch(self, is_repeated: bool) -> None:
@@ -380,17 +346,25 @@ class Engine(RowsOfBatch):
             cooperative=launch.cooperative,
         )
 
-    def run_in_calls(self, batches: int) -> tuple[Status, int]:
-        """Run all batches of the epoch, in calls short enough for Ctrl-C."""
-        done = 0
-        while done < batches:
-            last = min(done + self.pace.batches, batches)
+    def run_in_calls(
+        self, last: int, first: int = 0, between: Callable[[], None] | None = None
+    ) -> tuple[Status, int]:
+        """Run batches first <= b < last of the epoch, in calls short enough for Ctrl-C.
+
+        Returns how it ended and the number of the batch that follows; `between` is called after
+        every call.
+        """
+        done = first
+        while done < last:
+            end = min(done + self.pace.batches, last)
             started = time.perf_counter()
-            status, completed = self.run(done, last)
-            self.pace.measured(last - done, time.perf_counter() - started)
+            status, completed = self.run(done, end)
+            self.pace.measured(end - done, time.perf_counter() - started)
             if status is not Status.DONE:
                 return status, done + completed
-            done = last
+            done = end
+            if between is not None:
+                between()
         return Status.DONE, done
 
     def run_all(self, data_rows: int) -> None:

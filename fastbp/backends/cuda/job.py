@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["Job", "Program", "Tiles"]
+__all__ = ["Job", "Program", "Rounds", "Tiles"]
 
 
 class Job(IntEnum):
@@ -42,7 +42,10 @@ class Job(IntEnum):
     TABLES = 25  # where tables of addresses begin in it, in numbers
     WORK = 26  # numbers of shared memory before it
     MEETING = 27  # counts the meetings of a grid's blocks
-    COUNT = 28
+    ROUNDS = 28  # address of the table of what follows the updates
+    CONSTRAINT_ROWS = 29  # how many of its rows are of the constraints, which come first
+    AVERAGE_ROWS = 30  # and how many of the average
+    COUNT = 31
 
 
 class Program(IntEnum):
@@ -66,3 +69,14 @@ class Tiles(IntEnum):
     FIRST = 4
     LAST = 5
     COUNT = 6
+
+
+class Rounds(IntEnum):
+    """A row of the table of the rounds after the updates."""
+
+    ARGUMENTS = 0  # address
+    FIRST = 1
+    LAST = 2
+    SHARE = 3  # of the tile
+    SHARES = 4
+    COUNT = 5

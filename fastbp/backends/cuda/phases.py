@@ -29,7 +29,9 @@ STEP, LEARNING_RATE, CLIP_SCALE = (
     int(Scalar.LEARNING_RATE),
     int(Scalar.CLIP_SCALE),
 )
-LOSS, NORM = int(Scalar.LOSS), int(Scalar.NORM)
+LOSS, NORM, LOSS_LIMIT = int(Scalar.LOSS), int(Scalar.NORM), int(Scalar.LOSS_LIMIT)
+AVERAGE_DECAY, AVERAGE_WEIGHT = int(Scalar.AVERAGE_DECAY), int(Scalar.AVERAGE_WEIGHT)
+AVERAGE_RATE = int(Scalar.AVERAGE_RATE)
 LOSS_SUM, NORM_SUM = int(Scalar.LOSS_SUM), int(Scalar.NORM_SUM)
 LOSS_NOT_FINITE = int(Status.LOSS_NOT_FINITE)
 GRADIENT_NOT_FINITE = int(Status.GRADIENT_NOT_FINITE)
@@ -79,6 +81,8 @@ def begin_of_step(kinds, begin_step):
                 scalars[STEP] += wide(1.0)
                 scalars[LEARNING_RATE] = rates[job[NUMBER] * job[RATE_STEP]]
                 scalars[CLIP_SCALE] = wide(1.0)
+                weight = scalars[AVERAGE_DECAY] * scalars[AVERAGE_WEIGHT] + wide(1.0)
+                scalars[AVERAGE_WEIGHT], scalars[AVERAGE_RATE] = weight, wide(1.0) / weight
             barrier()
             begin_step(as_pointer(job[BEGIN_STEP], integer), 0, 0, (0, 1), (0, 0, 0, 0))
 
@@ -273,6 +277,8 @@ def add_up(kinds, kernels):
                 scalars[STEP] -= wide(1.0)  # no weight was changed
             elif not is_finite(scalars[NORM]):
                 job[STATUS] = GRADIENT_NOT_FINITE
+            elif scalars[LOSS] > scalars[LOSS_LIMIT]:
+                job[STATUS] = LOSS_NOT_FINITE
             else:
                 scalars[LOSS_SUM] += scalars[LOSS]
                 scalars[NORM_SUM] += scalars[NORM]

@@ -10,6 +10,7 @@ from fastbp.backends.contract import KERNELS
 from fastbp.backends.cuda.buffers import bytes_held
 from fastbp.backends.cuda.entries import Entry, Kernel, Phase
 from fastbp.backends.cuda.product import left_stride
+from fastbp.backends.cuda.rounds import PHASES, rows_of_rounds
 from fastbp.backends.cuda.tuning import (
     BLOCKS_HELD,
     DEPTH,
@@ -239,12 +240,23 @@ class Program:
         )
         reduce_tiles = (Kernel("reduce_tiles"),)
         if plan.clip_norm is None:
-            return [(Phase("change", finish + update), tiles), (Phase("add_up", reduce_tiles), 1)]
+            tail = [(Phase("change", finish + update), tiles), (Phase("add_up", reduce_tiles), 1)]
+        else:
+            tail = [
+                (Phase("finish", finish), tiles),
+                (Phase("clip", reduce_tiles), 1),
+                (Phase("update", update), tiles),
+                (Phase("add_up"), 1),
+            ]
+        return tail + self.rounds()
+
+    def rounds(self) -> list[tuple[Phase, int]]:
+        """What follows the updates of a batch that is fine, which is known when it is added up."""
+        square = (self.panel, self.panel)
         return [
-            (Phase("finish", finish), tiles),
-            (Phase("clip", reduce_tiles), 1),
-            (Phase("update", update), tiles),
-            (Phase("add_up"), 1),
+            (Phase(PHASES[kernel], (Kernel(kernel, None, square),)), rows)
+            for kernel, rows in rows_of_rounds(self.plan).items()
+            if rows
         ]
 
     # Launches.

@@ -14,6 +14,7 @@ from fastbp.plan.plan import ITEM_BYTES
 
 __all__ = [
     "BLOCKS_HELD",
+    "CONSTRAINED",
     "COPIED",
     "DEPTH",
     "SINGLE_TILES",
@@ -89,6 +90,10 @@ SINGLE_TILES = 2
 
 # Vectors of a thread that are on their way at a time where a block copies parameters: 32 KiB.
 COPIED = 8
+
+# Units whose weights one block holds to a norm: as many columns as a warp has threads, so that it
+# reads whole rows of memory, and wide layers have enough blocks.
+CONSTRAINED = 32
 
 # Rows that a share of the sums of a gradient has at least: four parts of the depth.
 SHARE_ROWS = 64

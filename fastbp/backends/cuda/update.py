@@ -17,9 +17,16 @@ from fastbp.backends.cuda.reductions import block_sum
 from fastbp.backends.cuda.tuning import THREADS
 from fastbp.elementary import sqrt
 
-__all__ = ["begin_step", "reduce_tiles", "transpose_weight", "update_parameters"]
+__all__ = [
+    "average_parameters",
+    "begin_step",
+    "reduce_tiles",
+    "transpose_weight",
+    "update_parameters",
+]
 
 STEP, LEARNING_RATE = int(Scalar.STEP), int(Scalar.LEARNING_RATE)
+AVERAGE_RATE = int(Scalar.AVERAGE_RATE)
 LOSS, NORM, CLIP_SCALE = int(Scalar.LOSS), int(Scalar.NORM), int(Scalar.CLIP_SCALE)
 
 
@@ -132,3 +139,22 @@ def transpose_weight(real, shape):
         barrier()
 
     return transpose_weight
+
+
+def average_parameters(real, wide, shape):
+    """averages += rate * (parameters - averages), for lines first <= line < last of the slab.
+
+    rate = (1 - decay) / (1 - decay**step), so that the average is sum_s decay**s p_(t-s) over the
+    sum of these weights: that of the parameters since the run began, without those that it began
+    with.
+    """
+    lanes = shape.vector
+
+    def average_parameters(arguments, first, last, part, place):
+        averages, parameters = pointer(arguments, 0, real), pointer(arguments, 1, real)
+        rate = real(pointer(arguments, 2, wide)[AVERAGE_RATE])
+        for i in range(first * lanes + thread(), last * lanes, THREADS):
+            average = averages[i]
+            averages[i] = average + rate * (parameters[i] - average)
+
+    return average_parameters

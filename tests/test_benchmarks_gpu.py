@@ -292,6 +292,7 @@ def test_outcomes_are_read_from_what_pytest_prints():
 DEVICE_FILES = [
     "tests/test_cuda_golden.py",
     "tests/test_cuda_gradients.py",
+    "tests/test_cuda_layers.py",
     "tests/test_cuda_memory.py",
     "tests/test_cuda_precision.py",
     "tests/test_cuda_resume.py",

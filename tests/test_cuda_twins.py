@@ -13,9 +13,9 @@ from fastbp.backends.cpu.compiler import FACTORIES
 BACKENDS = Path(fastbp.__file__).parent / "backends"
 ROOMS = (
     "buffers compiler constraint dense driver engine gradient intrinsics job loss machine_code "
-    "processor product reductions rows state tuning update"
+    "masks normalization processor product reductions residual rows state tuning update"
 ).split()
-WITH_KERNELS = ["constraint", "dense", "gradient", "loss", "rows", "update"]
+WITH_KERNELS = ("constraint dense gradient loss masks normalization residual rows update").split()
 
 # What stands in one backend alone. The gradients of a GPU have copies, which blocks sum at the same
 # time, so that making them whole is a kernel and dense_step cannot be one; on the CPU few threads

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp import shuffle
+from fastbp import masks, shuffle
 from fastbp.backends.contract import EPOCH_SUMS, Batch, Scalar, Status
 from fastbp.backends.cuda.buffers import (
     Buffers,
@@ -258,7 +258,7 @@ class Engine(ParametersOfEngine, RowsOfBatch):
         shuffle_seed : int, optional
             Visit the rows in the order of `fastbp.shuffle` for this seed and `epoch`.
         mask_seed : int, optional
-            Of the masks of dropout.
+            With `epoch`, it settles which values are dropped; needed where the plan drops any.
         learning_rates : array of float64, optional
             One for each batch of the epoch.
 
@@ -274,6 +274,9 @@ class Engine(ParametersOfEngine, RowsOfBatch):
         if shuffle_seed is not None:
             batch[Batch.BITS] = shuffle.index_bits(data_rows)
             self.buffers.upload("keys", shuffle.round_keys(shuffle_seed, epoch))
+        if "mask_keys" in self.buffers.tensors:
+            assert mask_seed is not None
+            self.buffers.upload("mask_keys", masks.epoch_keys(mask_seed, epoch))
         if learning_rates is not None:
             self.send_rates(learning_rates)
         self.scalars[EPOCH_SUMS] = 0.0

@@ -132,12 +132,21 @@ def build_phase(phase: Phase, dtype: str, kinds: tuple[Any, Any, Any]) -> Callab
 
 def build_kernel(kernel: Kernel, dtype: str, kinds: tuple[Any, Any, Any]) -> Callable[..., None]:
     """The function of one kernel: its factory called with what its parameters name."""
-    from fastbp.backends.cuda import constraint, dense, gradient, loss, rows, update
+    from fastbp.backends.cuda import (
+        constraint,
+        dense,
+        gradient,
+        loss,
+        masks,
+        normalization,
+        residual,
+        rows,
+        update,
+    )
 
+    rooms = (constraint, dense, gradient, loss, masks, normalization, residual, rows, update)
     factory: Callable[..., Callable[..., None]] = next(
-        getattr(module, kernel.name)
-        for module in (constraint, dense, gradient, loss, rows, update)
-        if kernel.name in module.__all__
+        getattr(module, kernel.name) for module in rooms if kernel.name in module.__all__
     )
     values = dict(zip(("real", "integer", "wide"), kinds, strict=True))
     values |= {"law": plain(kernel.law), "near": kernel.near, "precision": kernel.precision}

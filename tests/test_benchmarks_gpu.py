@@ -297,9 +297,9 @@ DEVICE_FILES = [
     "tests/test_cuda_precision.py",
     "tests/test_cuda_resume.py",
     "tests/test_cuda_rounds.py",
+    "tests/test_cuda_statistics.py",
     "tests/test_cuda_stopping.py",
     "tests/test_cuda_training.py",
-    "tests/test_layer_statistics.py",
 ]
 
 

@@ -3,14 +3,12 @@
 import numpy as np
 import pytest
 import reference
-from simulated import WAYS
 from strategies import scaled_error
 
 import fastbp as fb
 from fastbp.activations import FLAT
 from fastbp.backends.choose import create_engine, geometry
 from fastbp.backends.contract import Scalar
-from fastbp.backends.cuda import tuning
 from fastbp.layer_statistics import LayerStatistics
 from fastbp.plan import build_plan
 from fastbp.result import LAYER_FIELDS
@@ -271,28 +269,3 @@ def test_numbers_that_are_not_finite_go_into_the_results():
     assert np.isnan(row["layer_parameter_norm"][0])
     assert np.isfinite(row["layer_parameter_norm"][1])
     assert row["layer_dead_share"][0] <= 0.75  # the unit that is NaN is not idle
-
-
-# On a GPU.
-
-
-@pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize("purpose", ["train", "gradient"])
-@pytest.mark.parametrize("way", WAYS, indirect=True)
-def test_the_same_numbers_on_a_gpu(way, purpose):
-    activations = ["relu", "tanh", "identity"]
-    batch_rows = 9 if purpose == "train" else 23
-    trained = Trained((3, 5, 4, 2), activations, 23, batch_rows, device="cuda", purpose=purpose)
-    if purpose == "train":
-        assert trained.engine.plan.way == ("resident" if way == "meeting" else way)
-    check(trained)
-
-
-@pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize("way", ["fused", "layered"], indirect=True)
-def test_segments_shares_and_panels_on_a_gpu(way, monkeypatch):
-    monkeypatch.setattr(tuning, "FUSED_SEGMENT_ROWS", 20)
-    monkeypatch.setattr(tuning, "LAYERED_SEGMENT_ROWS", 20)
-    monkeypatch.setattr(tuning, "SHARE_ROWS", 8)
-    activations = ["relu", "softplus", "identity"]
-    check(Trained((3, 66, 9, 2), activations, 70, 41, device="cuda", l2=0.1, clip_norm=0.2))

@@ -32,7 +32,7 @@ def missing_packages() -> list[str]:
 
 def test_files() -> list[str]:
     """The files whose tests take the GPU from the fixtures."""
-    files = sorted((ROOT / "tests").glob("test_*.py"))
+    files = sorted((ROOT / "tests").glob("test_cuda_*.py"))
     chosen = [path for path in files if takes_gpu(path.read_text("utf-8"))]
     return [str(path.relative_to(ROOT)) for path in chosen]
 

@@ -65,6 +65,9 @@ LEFT_OUT = {
 }
 
 PRODUCTS = ("dense_forward", "dense_backward_data")
+LOSSES = ("cross_entropy_loss", "smoothed_cross_entropy_loss")
+LAYERS = "dropout_forward layer_norm_forward layer_norm_backward residual_forward".split()
+LAYERS += ["residual_backward", "multiply_delta"]
 FAR, NEAR = (False, False), (True, True)
 # Columns of a panel, rows of a tile, and whether rows stay in shared memory; tuning.row_tile and
 # Program choose no others.
@@ -209,11 +212,8 @@ def other_kernels(tile: tuple[int, int]) -> list[Kernel]:
     finish = [Kernel("finish_gradient", None, square, numbers=(("is_weight", n),)) for n in (1, 0)]
     return [
         *[Kernel(name) for name in ("order_rows", "reduce_loss", "reduce_tiles")],
-        Kernel("gather_inputs", None, tile, NEAR),
-        Kernel("multiply_cotangent", None, tile, NEAR),
-        Kernel("cross_entropy_loss", None, tile, NEAR),
-        Kernel("smoothed_cross_entropy_loss", None, tile, NEAR),
-        Kernel("store_rows", None, tile),
+        *[Kernel(n, None, tile, NEAR) for n in ("gather_inputs", "multiply_cotangent", *LOSSES)],
+        *[Kernel(name, None, tile) for name in ("store_rows", *LAYERS)],
         *[Kernel(name, None, square) for name in squares],
         *finish,
     ]

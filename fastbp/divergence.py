@@ -99,11 +99,9 @@ def layer_of_gradient(norms: dict[str, float]) -> str | None:
 
 def layer_of_parameters(network: Network, flat: NDArray[Any]) -> str | None:
     """The first layer with a parameter that is not finite, in a flat vector."""
-    start = 0
-    for name, specification in network.parameters():
-        if not all_finite(flat[start : start + specification.size]):
+    for name, values in network.views(flat).items():
+        if not all_finite(values):
             return name.rpartition(".")[0]
-        start += specification.size
     return None
 
 

@@ -113,11 +113,7 @@ class Model(Derivatives):
         self.__dict__.update(state)
         self._engines = Engines(self.network, self.dtype)
         self._trainings = Line()
-        start = 0
-        for name, specification in self.network.parameters():
-            block = self._parameters[start : start + specification.size]
-            self._weights[name] = block.reshape(specification.shape)
-            start += specification.size
+        self._weights = self.network.views(self._parameters)
 
     def summary(self) -> str:
         """Layers, shapes, parameters and bytes as a table."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
+
 from fastbp.activations import Activation
 from fastbp.layers import Dense, Layer, ParameterSpec, checked_layers, layers_from
 from fastbp.registry import positive_integer
@@ -73,6 +75,15 @@ class Network:
     def runs_fused(self) -> bool:
         """Whether a GPU can leave the rows of a block in shared memory through all layers."""
         return all(layer.runs_fused for layer in self.layers)
+
+    def views(self, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """The parameter tensors as views of a flat vector, by name."""
+        found, start = {}, 0
+        for name, specification in self.parameters():
+            end = start + specification.size
+            found[name] = flat[start:end].reshape(specification.shape)
+            start = end
+        return found
 
     @property
     def parameter_count(self) -> int:

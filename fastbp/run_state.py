@@ -21,7 +21,6 @@ from fastbp.datasets import Data
 from fastbp.errors import CheckpointError
 from fastbp.model import Model
 from fastbp.model_file import ModelFile
-from fastbp.network import Network
 from fastbp.scaling import Scaling
 from fastbp.settings import Settings
 
@@ -75,16 +74,6 @@ def plain(described: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def named(network: Network, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """The parameter tensors in a flat vector, by name."""
-    tensors, start = {}, 0
-    for name, specification in network.parameters():
-        end = start + specification.size
-        tensors[name] = flat[start:end].reshape(specification.shape)
-        start = end
-    return tensors
-
-
 def describe_data(training: Data, held_out: Data | None) -> dict[str, str | None]:
     """What tells the data of a run from others, by the names of the arguments."""
     described = {
@@ -116,7 +105,7 @@ def state_file(
             model.network,
             model.dtype,
             model.seed,
-            named(model.network, state.kept),
+            model.network.views(state.kept),
             scaling,
             model.metadata,
         ),

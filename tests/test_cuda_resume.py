@@ -5,6 +5,7 @@ import signal
 import numpy as np
 import pytest
 from simulated import WAYS, problem
+from test_resume import Cut, assert_same
 
 import fastbp as fb
 from fastbp.backends.cuda.pace import Pace
@@ -22,10 +23,6 @@ RUNS = {
         "schedule": fb.ReduceOnPlateau(patience=1, factor=0.5),
     },
 }
-
-
-class Cut(Exception):
-    """What ends a run in the middle."""
 
 
 def trained(path, *, seed=0, cut_at=None, epochs=3, device="cuda", **settings):
@@ -47,18 +44,6 @@ def trained(path, *, seed=0, cut_at=None, epochs=3, device="cuda", **settings):
         **settings,
     )
     return model, result
-
-
-def assert_same(found, expected):
-    """The same parameters and history to the bit."""
-    (model, result), (wanted, whole) = found, expected
-    assert np.array_equal(model.parameters, wanted.parameters)
-    for name in result.history.dtype.names:
-        if name != "seconds":
-            same = np.array_equal(result.history[name], whole.history[name], equal_nan=True)
-            assert same, name
-    for name in ("stopped_by", "best_epoch", "epochs", "steps", "loss", "message"):
-        assert getattr(result, name) == getattr(whole, name), name
 
 
 @pytest.mark.parametrize("run", RUNS)

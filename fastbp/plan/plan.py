@@ -218,6 +218,11 @@ class Plan:
     rounds: tuple[Round, ...] = ()
 
     @property
+    def optimizer(self) -> Any:
+        """Of a training plan; None for others."""
+        return self.begin.law if self.begin else None
+
+    @property
     def way(self) -> str:
         """How a grid of blocks runs a step: ``resident``, ``fused`` or ``layered``; else ``""``."""
         geometry = self.geometry

@@ -218,7 +218,7 @@ class Engine(RowsOfBatch):
 
     def fill_slots(self) -> None:
         """Give the optimizer's slots their initial values."""
-        optimizer = self.plan.begin.law if self.plan.begin else None
+        optimizer = self.plan.optimizer
         if optimizer is None:
             return
         for name, _ in self.plan.network.parameters():

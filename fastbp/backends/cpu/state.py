@@ -13,12 +13,6 @@ from fastbp.backends.layout import write_panels
 __all__ = ["read_state", "write_state"]
 
 
-def slots_of(engine: Any) -> tuple[str, ...]:
-    """The slots of the plan's optimizer."""
-    slots: tuple[str, ...] = engine.plan.begin.law.slots
-    return slots
-
-
 def read_state(engine: Any) -> dict[str, NDArray[Any]]:
     """The parameters, slots and averages of a training engine as flat vectors, and its scalars.
 
@@ -32,7 +26,7 @@ def read_state(engine: Any) -> dict[str, NDArray[Any]]:
 
     state = {"parameters": flat()}
     engine.store_parameters(state["parameters"])
-    for slot in slots_of(engine):
+    for slot in plan.optimizer.slots:
         state[f"slot.{slot}"] = flat()
         engine.store(state[f"slot.{slot}"], f".{slot}")
     if plan.ema is not None:
@@ -47,7 +41,7 @@ def write_state(engine: Any, state: Mapping[str, NDArray[Any]]) -> None:
     """Put a state back."""
     plan, buffers = engine.plan, engine.buffers
     engine.load_parameters(state["parameters"])
-    for slot in slots_of(engine):
+    for slot in plan.optimizer.slots:
         for name, matrix in engine.flat.matrices(state[f"slot.{slot}"]):
             buffers.write(f"{name}.{slot}", matrix)
     if plan.ema is not None:

@@ -30,7 +30,7 @@ class ParametersOfEngine:
 
     def fill_slots(self) -> None:
         """Give the optimizer's slots their initial values, if these are not zero."""
-        optimizer = self.plan.begin.law if self.plan.begin else None
+        optimizer = self.plan.optimizer
         if optimizer is None or not any(map(optimizer.initial_slot, optimizer.slots)):
             return
         slab = self.buffers.download_slab("slots")

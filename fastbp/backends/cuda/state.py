@@ -11,12 +11,6 @@ from numpy.typing import NDArray
 __all__ = ["read_state", "write_state"]
 
 
-def slots_of(engine: Any) -> tuple[str, ...]:
-    """The slots of the plan's optimizer."""
-    slots: tuple[str, ...] = engine.plan.begin.law.slots
-    return slots
-
-
 def read_state(engine: Any) -> dict[str, NDArray[Any]]:
     """The parameters, slots and averages of a training engine as flat vectors, and its scalars.
 
@@ -30,7 +24,7 @@ def read_state(engine: Any) -> dict[str, NDArray[Any]]:
 
     state = {"parameters": flat()}
     engine.store_parameters(state["parameters"])
-    slots = slots_of(engine)
+    slots = plan.optimizer.slots
     slab = buffers.download_slab("slots") if slots else None
     for slot in slots:
         state[f"slot.{slot}"] = flat()
@@ -49,7 +43,7 @@ def write_state(engine: Any, state: Mapping[str, NDArray[Any]]) -> None:
     """Put a state back."""
     plan, buffers, device = engine.plan, engine.buffers, engine.device
     engine.load_parameters(state["parameters"])  # which takes the memory, if there is none yet
-    slots = slots_of(engine)
+    slots = plan.optimizer.slots
     if slots:
         slab = buffers.download_slab("slots")
         for slot in slots:

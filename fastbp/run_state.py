@@ -168,7 +168,10 @@ def refuse_difference(
     path: str, file: RunFile, model: Model, settings: Settings, data: dict[str, str | None]
 ) -> None:
     """Refuse to go on with a run that was another one."""
-    stored, now = file.notes.get("settings", {}), plain(settings.describe())
+    stored, stored_data = file.notes.get("settings"), file.notes.get("data")
+    now = plain(settings.describe())
+    if not (isinstance(stored, dict) and isinstance(stored_data, dict)):
+        raise CheckpointError(f"{path}: cannot be read as a run (it says nothing of its settings)")
     if file.model.network != model.network or file.model.dtype != model.dtype:
         raise CheckpointError(
             f"resume: {path} is of another network: {file.model.network} in {file.model.dtype}; "
@@ -182,7 +185,7 @@ def refuse_difference(
             f"this one has {in_words(value)}"
         )
     for name, value in data.items():
-        if file.notes.get("data", {}).get(name) != value:
+        if stored_data.get(name) != value:
             raise CheckpointError(f"resume: {path} is of a run with another {name}")
 
 

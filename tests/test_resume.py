@@ -8,6 +8,7 @@ from killed_runs import Killed, kill_runs
 
 import fastbp as fb
 from fastbp.backends.cpu.pace import Pace
+from fastbp.checkpoint import read_run_file, write_run_file
 
 SECONDS = ("seconds",)  # what differs between two runs of the same bits
 
@@ -189,6 +190,21 @@ def test_a_run_of_something_else_is_refused(message, small, tmp_path):
     assert np.array_equal(model.parameters, before)
     assert model.scaling is None
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("forged", ["settings", "data", "history"])
+def test_a_forged_run_is_one_clear_error(forged, small, tmp_path):
+    """Written by someone who knows the format, with a right SHA-256."""
+    path = tmp_path / "run.safetensors"
+    trained(path, *small)
+    content = read_run_file(path)
+    if forged == "history":
+        del content.tensors["history.loss"]
+    else:
+        content.notes[forged] = []
+    write_run_file(path, content)
+    with pytest.raises(fb.CheckpointError, match="cannot be read as a run"):
+        trained(path, *small, resume=True)
 
 
 def test_a_schedule_that_knows_the_length_keeps_it(small, tmp_path):

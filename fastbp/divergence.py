@@ -2,9 +2,10 @@
 
 The rule. After every step the loss of its batch and the norm of its gradient must be finite, and
 the loss no more than `RUNAWAY` times the larger of two: the loss of the run's first batch, and the
-largest loss that outputs of zero would have on the targets. After every epoch the parameters and
-the validation loss must be finite. So a parameter that overflows in the last step of an epoch is
-found at that epoch's end, in any other step by the loss of the next one.
+largest loss that outputs of -1, 0 or 1 would have on the targets, which is about where networks
+begin. After every epoch the parameters and the validation loss must be finite. So a parameter that
+overflows in the last step of an epoch is found at that epoch's end, in any other step by the loss
+of the next one.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ __all__ = [
     "layer_of_gradient",
     "layer_of_outputs",
     "layer_of_parameters",
-    "loss_at_zero",
+    "usual_loss",
 ]
 
-# Batches may differ by far, by a few outliers in the targets or by a start where all outputs are
-# about zero; a run whose loss has grown a million times is lost, long before float32 ends at 1e38.
+# Batches may differ by far, by a few outliers in the inputs or by a start at the very optimum; a
+# run whose loss has grown a million times is lost, long before float32 ends at 1e38.
 RUNAWAY = 1e6
 
 
@@ -45,8 +46,8 @@ def all_finite(values: NDArray[Any]) -> bool:
     return bool(np.isfinite(total)) or bool(np.isfinite(values).all())
 
 
-def loss_at_zero(loss: Loss, targets: NDArray[Any], outputs: int) -> float:
-    """The largest loss that outputs of zero have on some targets.
+def usual_loss(loss: Loss, targets: NDArray[Any], outputs: int) -> float:
+    """The largest loss that outputs of -1, 0 or 1 have on some targets.
 
     Losses of one output are largest where its target is the smallest or the largest. A law that
     cannot be called here counts as 0.
@@ -59,10 +60,13 @@ def loss_at_zero(loss: Loss, targets: NDArray[Any], outputs: int) -> float:
         for column in np.asarray(targets, dtype=np.float64).reshape(len(targets), -1).T:
             ends = float(column.min()), float(column.max())
             try:
-                found = [abs(float(law(0.0, end, loss.settings)[0])) for end in ends]
+                total += max(
+                    abs(float(law(output, end, loss.settings)[0]))
+                    for output in (-1.0, 0.0, 1.0)
+                    for end in ends
+                )
             except Exception:  # a user's law may need what is compiled
                 return 0.0
-            total += max(found)
     mean = total / outputs
     return mean if math.isfinite(mean) else 0.0
 

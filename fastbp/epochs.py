@@ -20,7 +20,7 @@ from fastbp.divergence import (
     layer_of_gradient,
     layer_of_outputs,
     layer_of_parameters,
-    loss_at_zero,
+    usual_loss,
 )
 from fastbp.errors import DeviceError, DivergenceError
 from fastbp.model import Model
@@ -297,8 +297,8 @@ class Run:
     def limit_loss(self) -> None:
         """Set what no later batch's loss may exceed, by the first batch and by the targets."""
         engine, targets = self.engines.engine, self.training.targets
-        at_zero = loss_at_zero(self.settings.loss, targets, self.model.network.outputs)
-        reference = max(abs(float(engine.scalars[Scalar.LOSS])), at_zero)
+        usual = usual_loss(self.settings.loss, targets, self.model.network.outputs)
+        reference = max(abs(float(engine.scalars[Scalar.LOSS])), usual)
         engine.scalars[Scalar.LOSS_LIMIT] = RUNAWAY * reference if reference > 0 else np.inf
         engine.load_scalars(engine.scalars)
 

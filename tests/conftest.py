@@ -1,6 +1,7 @@
 """Settings that all tests share."""
 
 import gzip
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +39,11 @@ def small():
     rng = np.random.default_rng(7)
     X = rng.normal(size=(50, 3))
     return X, np.sin(X[:, 0]) + 0.5 * X[:, 1]
+
+
+@pytest.fixture
+def ctrl_c_works():
+    """A shell's background jobs are started with SIGINT ignored; here it shall arrive."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -8,7 +8,7 @@ from foreign_arrays import ForeignArray, count_uploads
 from simulated import simulated_device
 
 import fastbp as fb
-from fastbp import epochs
+from fastbp import run_engines
 from fastbp.backends import choose
 
 pytestmark = pytest.mark.usefixtures("gpu")
@@ -144,7 +144,7 @@ def test_what_was_taken_is_given_back_where_the_rest_fails(device, monkeypatch):
     del caught
 
     monkeypatch.setattr(device, "function", function)
-    monkeypatch.setattr(epochs, "bind", interrupt)
+    monkeypatch.setattr(run_engines, "bind", interrupt)
     with pytest.raises(KeyboardInterrupt) as caught:
         trained(X, y, validation=data(7))
     assert device.free_bytes() == device.total_bytes

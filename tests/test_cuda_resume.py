@@ -82,7 +82,7 @@ def test_a_run_goes_on_from_a_batch(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("way", WAYS, indirect=True)
 def test_an_interrupt_amid_the_launches_of_a_batch_waits_for_its_end(
-    way, gpu, tmp_path, monkeypatch
+    way, gpu, tmp_path, monkeypatch, ctrl_c_works
 ):
     settings = RUNS["nadam, averages"] | {"epochs": 2}
     expected = trained(None, **settings)

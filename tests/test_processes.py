@@ -32,14 +32,6 @@ def test_one_model_in_several_threads(small):
     assert wrong == []
 
 
-@pytest.fixture
-def ctrl_c_works():
-    """A shell's background jobs are started with SIGINT ignored; here it shall arrive."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 class Interrupted:
     """Counts the driver's calls, and sends a SIGINT, as Ctrl-C does, soon after the first one."""
 

@@ -52,8 +52,9 @@ FLOORS = [
     {"datasets", "divergence", "monitoring", "warmup", "complex_step", "gradient_checks"},
     {"settings"},
     {"run_engines", "run_state"},
-    {"epochs"},
+    {"epochs", "learning_rate"},
     {"training"},
+    {"diagnosis"},
     {"commands"},
     {"cli", "__main__", "__init__"},
 ]

@@ -1,4 +1,4 @@
-"""What `fastbp.diagnose` sees of healthy and of troubled networks: ``python -m benchmarks.diagnosis``.
+"""What `fastbp.diagnose` sees of healthy and troubled networks: ``python -m benchmarks.diagnosis``.
 
 For each number that a limit is set on: its range over the healthy networks of tests/troubled.py,
 before training, after one epoch and after sixty, and its range over those with the trouble that it
@@ -32,7 +32,7 @@ LIMITS: dict[str, tuple[str, float, bool]] = {
     "saturated share": ("saturated_units", checks.SATURATED, True),
     "dead share": ("dead_units", checks.DEAD, True),
     "learning rate by the best one": ("learning_rate_too_high", checks.UNSTABLE, True),
-    "loss after the trial by doing nothing": ("learning_rate_too_high", checks.WORSE, True),
+    "rise of the loss in the trial": ("learning_rate_too_high", checks.WORSE, True),
     "learning rate by the best one, slow": ("learning_rate_too_low", checks.IDLE_RATE, False),
     "change of the parameters in an epoch": ("learning_rate_too_low", checks.IDLE_MOVE, False),
 }
@@ -84,7 +84,7 @@ def numbers_of(observation: Observation) -> dict[str, float]:
     epoch = -(-observation.data.rows // observation.batch_size)
     worst = max(observation.here[0], observation.constant_loss)
     found[next(names)] = optimizer.learning_rate / step.best_rate
-    found[next(names)] = observation.trial_loss / worst
+    found[next(names)] = (observation.trial_loss - worst) / abs(worst)
     found[next(names)] = rate / step.best_rate
     found[next(names)] = rate * step.length * epoch
     return found
@@ -121,9 +121,9 @@ def main() -> int:
         cells = [f"{pick(part):.2g}" for part in ranges for pick in (np.nanmin, np.nanmax)]
         print(f"| {name} | {cells[0]} | {cells[1]} | {limit:g} | {cells[2]} | {cells[3]} |")
     print(
-        f"\n{len(healthy)} observations of {len(HEALTHY)} healthy networks, {len(TROUBLED)} troubled"
-        f" ones; a diagnosis took {np.median(seconds):.2f} s in the median, {max(seconds):.2f} s at "
-        "most, kernels compiled."
+        f"\n{len(healthy)} observations of {len(HEALTHY)} healthy networks, {len(TROUBLED)} "
+        f"troubled ones. A diagnosis took {np.median(seconds):.2f} s in the median, "
+        f"{max(seconds):.2f} s at most."
     )
     return 0
 

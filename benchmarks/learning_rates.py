@@ -1,7 +1,8 @@
-"""How good the suggestions of `fastbp.find_learning_rate` are: ``python -m benchmarks.learning_rates``.
+"""How good suggestions of learning rates are: ``python -m benchmarks.learning_rates``.
 
-For each problem, optimizer and batch size: the loss on all rows after about 400 steps with the
-suggestion, by the least that any rate of a grid gives (half decades from 1e-4 to 3.2). Beside it
+For each problem, optimizer and batch size: the loss on all rows after about 400 steps with what
+`fastbp.find_learning_rate` suggests, by the least that any rate of a grid gives (half decades from
+1e-4 to 3.2). Beside it
 the same for two other rules that are in use: the rate where the smoothed loss falls most steeply,
 and a tenth of the one where it is lowest.
 """

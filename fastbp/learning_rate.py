@@ -23,8 +23,8 @@ from fastbp.text import table, without_nan
 
 __all__ = ["LearningRateCurve", "find_learning_rate"]
 
-# The test ends where the smoothed loss is so many times its lowest. From Sylvain Gugger, How do you
-# find a good learning rate, 2018.
+# The test ends where the average of the losses is so many times its lowest (Sylvain Gugger, How do
+# you find a good learning rate, 2018), and above the start by as much: losses may be near zero.
 RUNAWAY = 4.0
 MOMENTUM = 0.9  # of the average of losses that the end is seen by
 WIDTH = 0.02  # of the smoothing of the curve, a share of the steps
@@ -134,7 +134,7 @@ def find_learning_rate(
     """Look for a learning rate: train a copy of the model with one that grows from step to step.
 
     Step i of n has the rate ``lowest * (highest / lowest)**(i / (n - 1))``. The test ends early
-    where the loss is four times its lowest, or not finite. Each batch is compared with itself at
+    where the loss has run away, or is not finite. Each batch is compared with itself at
     the initial parameters, for batches differ by more than a small rate changes. The suggestion is
     the geometric mean of two rates: the first at which half of the smoothed loss's fall is reached,
     and the last at which 90% of it are. It may be the highest of a schedule, or that of constant
@@ -251,7 +251,7 @@ def losses_of(
         average = MOMENTUM * average + (1 - MOMENTUM) * losses[-1]
         unbiased = average / (1 - MOMENTUM ** (step + 1))
         lowest = min(lowest, unbiased)
-        if unbiased > RUNAWAY * lowest > 0:
+        if unbiased - lowest > (RUNAWAY - 1) * max(abs(lowest), losses[0] - lowest):
             break
     return np.array(losses)
 

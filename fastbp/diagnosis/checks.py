@@ -28,9 +28,9 @@ GENTLE_STEP = 0.01  # of the parameters' norm: what a clipped step may be
 VANISHED = 5e-3  # gradient norm of the first layer's weights by that of the last layer
 SATURATED = 0.5
 DEAD, MOSTLY_DEAD = 0.4, 0.9
-LEARNED = 0.7  # a loss below this share of a constant's is that of a network that has learned
+LEARNED = 0.3  # what the loss has fallen by, of a constant's, for a network that has learned
 UNSTABLE = 4.0  # learning rate by the best one, without momentum
-WORSE = 1.05  # the loss after a trial by that of doing nothing
+WORSE = 0.05  # what a trial adds to the loss of doing nothing, by its size
 IDLE_RATE, IDLE_MOVE = 1e-3, 1e-4  # learning rate by the best one; change of parameters an epoch
 
 UNSCALED = {"unscaled_inputs", "unscaled_targets"}
@@ -204,7 +204,7 @@ def learning_rate_too_high(seen: Observation, found: set[str]) -> Iterator[Findi
     if by_best <= UNSTABLE:
         return
     before = max(seen.here[0], seen.constant_loss)
-    if not seen.trial_loss > WORSE * before:
+    if not seen.trial_loss > before + WORSE * abs(before):
         return
     better = rounded(step.best_rate * (1 - momentum))
     after = f"{seen.trial_loss:.3g}" if math.isfinite(seen.trial_loss) else "infinity"
@@ -253,7 +253,7 @@ def learning_rate_too_low(seen: Observation, found: set[str]) -> Iterator[Findin
 
 def has_learned(seen: Observation) -> bool:
     """Whether the loss is well below that of a constant."""
-    return seen.here[0] < LEARNED * seen.constant_loss
+    return seen.here[0] < seen.constant_loss - LEARNED * abs(seen.constant_loss)
 
 
 def dead_layers(seen: Observation) -> list[LayerView]:

@@ -14,7 +14,7 @@ from fastbp.arrays import real_array
 from fastbp.losses import Loss
 from fastbp.registry import finite
 
-__all__ = ["class_indices", "resolve_class_weights", "weights_of_rows"]
+__all__ = ["BALANCED", "PAIRS", "class_indices", "resolve_class_weights", "weights_of_rows"]
 
 BALANCED = "balanced"
 # The classes of the losses whose targets are two numbers, by what their targets may be.

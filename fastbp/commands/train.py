@@ -10,12 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp.checkpoint import Checkpoint
 from fastbp.commands.common import Formatter, Report, output_path
+from fastbp.commands.kept_runs import (
+    choose_checkpoint,
+    explained,
+    options_of_run,
+    refuse_other_options,
+)
 from fastbp.commands.learning_curve import draw_learning_curve, picture_path
 from fastbp.commands.report import classification_text, regression_text, training_text
 from fastbp.commands.target import read_target
 from fastbp.commands.train_options import add_options
-from fastbp.commands.train_settings import choose_loss, choose_optimizer, parse_layers
+from fastbp.commands.train_settings import (
+    choose_class_weight,
+    choose_loss,
+    choose_optimizer,
+    parse_layers,
+)
 from fastbp.datasets import split_rows
 from fastbp.losses import Loss
 from fastbp.metrics import classification_metrics, regression_metrics
@@ -63,6 +75,7 @@ class Job:
     settings : dict
         The arguments of `fastbp.train` besides the model and the training rows.
     output : Path
+    checkpoint : Checkpoint or None
     """
 
     X: NDArray[Any]
@@ -74,6 +87,7 @@ class Job:
     model: Model
     settings: dict[str, Any]
     output: Path
+    checkpoint: Checkpoint | None
 
     @property
     def loss(self) -> Loss:
@@ -85,9 +99,10 @@ class Job:
 def run(options: argparse.Namespace) -> Report:
     """Read, split, train, write, test."""
     job = prepare(options)
-    result = train(job.model, job.X[job.train_rows], job.y[job.train_rows], **job.settings)
-    job.model.save(job.output)
-    return report(options, job, result)
+    with explained(options, job.checkpoint, job.output):
+        result = train(job.model, job.X[job.train_rows], job.y[job.train_rows], **job.settings)
+        job.model.save(job.output)
+        return report(options, job, result)
 
 
 def prepare(options: argparse.Namespace) -> Job:
@@ -110,17 +125,23 @@ def prepare(options: argparse.Namespace) -> Job:
     _, held_rows = split_rows(
         len(train_rows), options.validation_fraction, seed, "--validation-fraction"
     )
-    loss = choose_loss(options.loss, has_classes=classes is not None)
+    loss = choose_loss(options.loss, options.label_smoothing, has_classes=classes is not None)
+    class_weight = choose_class_weight(options.class_weight, loss, classes)
     outputs = 1 if classes is None else len(classes)
     network = mlp(len(features), *layers, outputs, activation=options.activation)
     model = Model(network, dtype=options.dtype, seed=options.seed)
+    # Before training, so that a checkpoint is a model that can be predicted with.
     model.metadata = {
         "columns": features,
         "target": options.target,
         "classes": classes,
         "loss": loss.name,
+        "options": options_of_run(options),
     }
     output = output_path(options.output, options.data, ".safetensors")
+    checkpoint = choose_checkpoint(options, output, picture_path(output))
+    if checkpoint is not None and options.resume:
+        refuse_other_options(checkpoint.path, model.metadata)
     settings = {
         "loss": loss,
         "optimizer": optimizer,
@@ -136,8 +157,13 @@ def prepare(options: argparse.Namespace) -> Job:
         "threads": options.threads,
         "progress": not (options.quiet or options.json),
         "precision": options.precision,
+        "ema": options.ema,
+        "class_weight": class_weight,
+        "checkpoint": checkpoint,
+        "resume": options.resume,
     }
-    return Job(X, y, classes, train_rows, test_rows, len(held_rows), model, settings, output)
+    held_out = len(held_rows)
+    return Job(X, y, classes, train_rows, test_rows, held_out, model, settings, output, checkpoint)
 
 
 def report(options: argparse.Namespace, job: Job, result: TrainResult) -> Report:
@@ -154,6 +180,7 @@ def report(options: argparse.Namespace, job: Job, result: TrainResult) -> Report
         "parameters": model.network.parameter_count,
         "training": result.as_dict(),
         "output": str(output),
+        "checkpoint": None if job.checkpoint is None else job.checkpoint.path,
         "picture": draw_learning_curve(
             result.history, picture_path(output), result.best_epoch, loss.name
         ),

@@ -39,6 +39,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"one of {', '.join(Loss.names())} (default: mse, or cross_entropy for classes)",
     )
     parser.add_argument(
+        "--label-smoothing",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="of cross_entropy and binary_cross_entropy, in [0, 1)",
+    )
+    parser.add_argument(
+        "--class-weight",
+        metavar="WEIGHTS",
+        help="balanced, or NAME=WEIGHT,NAME=WEIGHT; classes that are not named have 1 (default: 1 "
+        "for all)",
+    )
+    parser.add_argument(
         "--optimizer",
         default="adamw",
         metavar="NAME",
@@ -63,6 +76,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=0.3,
         metavar="NORM",
         help="scale gradients of a larger global norm down to this one; 0 for never",
+    )
+    parser.add_argument(
+        "--ema",
+        type=float,
+        metavar="F",
+        help="average the parameters over the steps, those of s steps ago with a weight in "
+        "proportion to F**s (default: no average)",
     )
     parser.add_argument("--epochs", type=int, default=100, metavar="N", help="at most")
     parser.add_argument("--batch-size", type=int, default=64, metavar="ROWS", help="of a step")
@@ -107,5 +127,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output", metavar="FILE", help="the model (default: DATA's name with .safetensors)"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="keep the run there, so that --resume goes on with it (default: it is not kept)",
+    )
+    parser.add_argument(
+        "--checkpoint-every",
+        metavar="N",
+        help="write it every N epochs, or with 10m every 10 minutes (default: every 30 seconds); "
+        "also on Ctrl-C and at the end",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the checkpoint, to the same model as without the break; begin anew where "
+        "there is none (default: begin anew)",
     )
     add_common(parser)

@@ -54,10 +54,12 @@ def train(
     ema: float | None = None,
     monitor: Any = None,
     on_divergence: str = "raise",
+    class_weight: Any = None,
 ) -> TrainResult:
     """Train a model in place by mini-batch gradient descent.
 
-    For every batch, with weights w_i (1 without `sample_weight`)::
+    For every batch, with weights w_i (`sample_weight` times the weight of the row's class; 1
+    without)::
 
         objective = sum_i w_i loss_i / sum_i w_i + l1 sum|W| + l2/2 sum W**2
         gradient  = d objective / d parameters, scaled by min(1, clip_norm/|gradient|),
@@ -142,6 +144,14 @@ def train(
         without.
     on_divergence : str
         ``"raise"`` DivergenceError, or ``"stop"`` and return a result whose `success` is False.
+    class_weight : str, mapping or array (classes,), optional
+        Multiplies the weights of training rows, by their class; only ratios count. A mapping from
+        labels to numbers of at least 0 (labels that it lacks have 1), an array with one for each
+        class, or ``"balanced"``: rows / (classes * rows of the class), of the training part. For
+        losses of integer labels; with one output also for binary_cross_entropy, if all targets are
+        0 or 1, and for hinge, whose classes are -1 and 1 in this order. Validation data has
+        `sample_weight` alone, whether it is held out or given, so that the validation loss stays
+        that of the classes as they occur.
 
     Returns
     -------
@@ -207,7 +217,15 @@ def train(
         raise TypeError(f"standardize: expected True or False; got {type(standardize).__name__}")
     display = resolve_progress(progress, settings.epochs)
     training, held_out, scaling = prepare_data(
-        model, X, y, sample_weight, validation, standardize, settings.loss, settings.seed
+        model,
+        X,
+        y,
+        sample_weight,
+        validation,
+        standardize,
+        settings.loss,
+        settings.seed,
+        class_weight,
     )
     rows = min(settings.batch_size, training.rows)
     multiply_adds = passes_of("train") * rows * model.network.parameter_count

@@ -31,7 +31,7 @@ FLOORS = [
         "tables",
     },
     {"arrays", "layers", "progress"},
-    {"network", "scaling"},
+    {"network", "scaling", "class_weights"},
     {"result"},
     {"backends.contract"},
     {"plan"},

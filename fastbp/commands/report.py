@@ -28,6 +28,8 @@ def training_text(data: dict[str, Any], result: TrainResult) -> str:
         ("time", f"{result.seconds:.2f} s, {result.samples_per_second:,.0f} samples/s"),
         ("model", data["output"]),
     ]
+    if data["checkpoint"]:
+        pairs.append(("checkpoint", data["checkpoint"]))
     if data["picture"]:
         pairs.append(("learning curve", data["picture"]))
     return "\n".join(f"{name:>14}  {value}" for name, value in pairs)

@@ -44,8 +44,9 @@ class LearningRateCurve:
     losses : array (steps,)
         The objective of each step's batch before its update; the last one may not be finite.
     smoothed : array (steps,)
-        What each batch's loss is more or less than at the initial parameters, averaged over
-        neighbouring steps, on top of the mean loss at the initial parameters.
+        What each batch's loss is more or less than at the initial parameters, on top of the mean
+        loss there, averaged over neighbouring steps; batches with a loss above the mean there count
+        by their share of it.
     suggestion : float
         A rate to train with; NaN where the loss falls at no rate.
     message : str
@@ -124,6 +125,7 @@ def find_learning_rate(
     l1: float = 0.0,
     l2: float = 0.0,
     standardize: bool = False,
+    class_weight: Any = None,
     seed: int = 0,
     lowest: float = 1e-7,
     highest: float = 10.0,
@@ -144,8 +146,10 @@ def find_learning_rate(
     ----------
     model : Model
         Not changed.
-    X, y, loss, optimizer, batch_size, sample_weight, clip_norm, clip_value, l1, l2, standardize
+    X, y, loss, optimizer, batch_size, sample_weight, clip_norm, clip_value, l1, l2
         As for `fastbp.train`. The learning rate of the optimizer does not count.
+    standardize, class_weight
+        As for `fastbp.train`.
     seed : int
         Of the order of the rows.
     lowest, highest : float
@@ -203,7 +207,7 @@ def find_learning_rate(
     if not isinstance(standardize, bool):
         raise TypeError(f"standardize: expected True or False; got {type(standardize).__name__}")
     training, _, scaling = prepare_data(
-        model, X, y, sample_weight, None, standardize, settings.loss, settings.seed
+        model, X, y, sample_weight, None, standardize, settings.loss, settings.seed, class_weight
     )
     rows = min(settings.batch_size, training.rows)
     multiply_adds = passes_of("train") * rows * model.network.parameter_count
@@ -212,24 +216,27 @@ def find_learning_rate(
     try:
         engines.load_parameters(model.parameters)
         rates = np.geomspace(lowest, highest, steps)
+        # Batches differ by more than a small rate changes in a step: each is compared with itself.
         start = engines.engine.read_state()
         resting = losses_of(engines.engine, settings, training.rows, np.zeros(steps))
         engines.engine.write_state(start)
         engines.load_parameters(model.parameters)
-        losses = losses_of(engines.engine, settings, training.rows, rates)
+        losses = losses_of(engines.engine, settings, training.rows, rates, resting)
     finally:
         engines.close()
-    rates = rates[: len(losses)]
-    # Batches differ by more than a small rate changes in a step: each is compared with itself.
-    resting = resting[: len(losses)]
-    smoothed = smooth(losses - resting + resting.mean(), WIDTH * steps)
+    rates, resting = rates[: len(losses)], resting[: len(losses)]
+    smoothed = smooth(compare(losses, resting), WIDTH * steps)
     return LearningRateCurve(rates, losses, smoothed, *suggest(rates, smoothed))
 
 
 def losses_of(
-    engine: Any, settings: Settings, rows: int, rates: NDArray[np.float64]
+    engine: Any,
+    settings: Settings,
+    rows: int,
+    rates: NDArray[np.float64],
+    resting: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """The loss of every step's batch, until it runs away."""
+    """The loss of every step's batch; with resting ones, until it runs away from them."""
     per_epoch = -(-rows // min(settings.batch_size, rows))
     losses: list[float] = []
     average, lowest = 0.0, math.inf
@@ -248,12 +255,29 @@ def losses_of(
         losses.append(float(engine.scalars[Scalar.LOSS]))
         if status is not Status.DONE or not math.isfinite(losses[-1]):
             break
-        average = MOMENTUM * average + (1 - MOMENTUM) * losses[-1]
+        if resting is None:
+            continue
+        if step == len(resting):  # a batch that is not finite at any rate
+            break
+        start = float(resting.mean())
+        compared = compare(losses[-1], resting[step], start)
+        average = MOMENTUM * average + (1 - MOMENTUM) * float(compared)
         unbiased = average / (1 - MOMENTUM ** (step + 1))
         lowest = min(lowest, unbiased)
-        if unbiased - lowest > (RUNAWAY - 1) * max(abs(lowest), losses[0] - lowest):
+        if unbiased - lowest > (RUNAWAY - 1) * max(abs(lowest), start - lowest):
             break
     return np.array(losses)
+
+
+def compare(losses: Any, resting: Any, start: float | None = None) -> NDArray[np.float64]:
+    """What batches have lost or gained of their loss at rest, on top of the mean loss at rest.
+
+    A batch with outliers, whose loss at rest is above the mean, counts by its share of it.
+    """
+    start = float(np.mean(resting)) if start is None else start
+    size = np.maximum(np.abs(resting), abs(start))
+    share = np.divide(losses - resting, size, where=size > 0, out=np.zeros_like(size))
+    return np.asarray(start + abs(start) * share)
 
 
 def smooth(losses: NDArray[np.float64], width: float) -> NDArray[np.float64]:

@@ -23,11 +23,14 @@ from fastbp.commands.report import classification_text, regression_text, trainin
 from fastbp.commands.target import read_target
 from fastbp.commands.train_options import add_options
 from fastbp.commands.train_settings import (
+    AUTO,
     choose_class_weight,
     choose_loss,
     choose_optimizer,
     parse_layers,
+    with_found_rate,
 )
+from fastbp.commands.warnings import Warnings
 from fastbp.datasets import split_rows
 from fastbp.losses import Loss
 from fastbp.metrics import classification_metrics, regression_metrics
@@ -99,10 +102,15 @@ class Job:
 def run(options: argparse.Namespace) -> Report:
     """Read, split, train, write, test."""
     job = prepare(options)
+    X, y = job.X[job.train_rows], job.y[job.train_rows]
+    if options.learning_rate == AUTO:
+        job.settings["optimizer"] = with_found_rate(job.model, X, y, job.settings)
+    warnings = Warnings(X, y, job.settings, options.quiet)
     with explained(options, job.checkpoint, job.output):
-        result = train(job.model, job.X[job.train_rows], job.y[job.train_rows], **job.settings)
+        result = train(job.model, X, y, **job.settings, callbacks=[warnings])
         job.model.save(job.output)
-        return report(options, job, result)
+        warnings.look(job.model, "last_epoch")
+        return report(options, job, result, warnings.found)
 
 
 def prepare(options: argparse.Namespace) -> Job:
@@ -166,7 +174,9 @@ def prepare(options: argparse.Namespace) -> Job:
     return Job(X, y, classes, train_rows, test_rows, held_out, model, settings, output, checkpoint)
 
 
-def report(options: argparse.Namespace, job: Job, result: TrainResult) -> Report:
+def report(
+    options: argparse.Namespace, job: Job, result: TrainResult, warnings: dict[str, Any]
+) -> Report:
     """Draw the learning curve, test the model, and say what came of it."""
     model, output, loss = job.model, job.output, job.loss
     data: dict[str, Any] = {
@@ -178,7 +188,10 @@ def report(options: argparse.Namespace, job: Job, result: TrainResult) -> Report
         },
         "network": str(model.network),
         "parameters": model.network.parameter_count,
+        "learning_rate": job.settings["optimizer"].learning_rate,
+        "is_rate_found": options.learning_rate == AUTO,
         "training": result.as_dict(),
+        "warnings": warnings,
         "output": str(output),
         "checkpoint": None if job.checkpoint is None else job.checkpoint.path,
         "picture": draw_learning_curve(

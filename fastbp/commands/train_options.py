@@ -6,7 +6,7 @@ import argparse
 
 from fastbp.activations import Activation
 from fastbp.commands.common import add_common
-from fastbp.commands.train_settings import LEARNING_RATE, WEIGHT_DECAY
+from fastbp.commands.train_settings import LEARNING_RATE, WEIGHT_DECAY, rate_or_auto
 from fastbp.losses import Loss
 from fastbp.optimizers import Optimizer
 from fastbp.schedules import Schedule
@@ -59,10 +59,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--learning-rate",
-        type=float,
+        type=rate_or_auto,
         metavar="RATE",
-        help=f"the highest of the run (default: {LEARNING_RATE} for adamw, otherwise the "
-        "optimizer's own)",
+        help="the highest of the run; auto looks for one on the training rows (default: "
+        f"{LEARNING_RATE} for adamw, otherwise the optimizer's own)",
     )
     parser.add_argument(
         "--schedule",

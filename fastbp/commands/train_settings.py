@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 from fastbp.class_weights import BALANCED, PAIRS
+from fastbp.learning_rate import find_learning_rate
 from fastbp.losses import BinaryCrossEntropy, CrossEntropy, Loss
+from fastbp.model import Model
 from fastbp.optimizers import AdamW, Optimizer
 from fastbp.registry import finite
 from fastbp.tables import number
 
-__all__ = ["choose_class_weight", "choose_loss", "choose_optimizer", "parse_layers"]
+__all__ = [
+    "AUTO",
+    "choose_class_weight",
+    "choose_loss",
+    "choose_optimizer",
+    "parse_layers",
+    "rate_or_auto",
+    "with_found_rate",
+]
 
 # Of the default optimizer, AdamW. Chosen with --layers, --batch-size and the schedule by the mean
 # test RMSE of four seeds on California housing (docs/tuning.md).
 LEARNING_RATE, WEIGHT_DECAY = 0.005, 0.05
+AUTO = "auto"  # for a learning rate that is to be found
+# The arguments of `fastbp.train` that the range test takes as well.
+TESTED_WITH = (
+    "loss",
+    "optimizer",
+    "batch_size",
+    "clip_norm",
+    "standardize",
+    "class_weight",
+    "seed",
+    "device",
+    "threads",
+)
 
 
 def parse_layers(text: str) -> list[int]:
@@ -28,15 +52,44 @@ def parse_layers(text: str) -> list[int]:
         ) from None
 
 
-def choose_optimizer(name: str, learning_rate: float | None) -> Optimizer:
-    """The optimizer of the options."""
+def rate_or_auto(text: str) -> float | str:
+    """What ``--learning-rate`` may be: a number, or ``auto``."""
+    return AUTO if text == AUTO else float(text)
+
+
+def choose_optimizer(name: str, learning_rate: float | str | None) -> Optimizer:
+    """The optimizer of the options; with ``auto`` its rate is yet to be found."""
     chosen = Optimizer.resolve(name, "--optimizer")
     if isinstance(chosen, AdamW):
         chosen = replace(chosen, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    if learning_rate is not None:
+    if learning_rate is not None and not isinstance(learning_rate, str):
         finite("--learning-rate", learning_rate, 0.0, open_low=True)
         chosen = replace(chosen, learning_rate=learning_rate)
     return chosen
+
+
+def with_found_rate(model: Model, X: Any, y: Any, settings: dict[str, Any]) -> Optimizer:
+    """The optimizer of a training with the learning rate of the range test.
+
+    Parameters
+    ----------
+    model : Model
+    X, y : array
+        The training rows.
+    settings : dict
+        The arguments of `fastbp.train`.
+
+    Raises
+    ------
+    ValueError
+        Where the loss falls at no rate.
+    """
+    shared = {name: settings[name] for name in TESTED_WITH}
+    found = find_learning_rate(model, X, y, **shared)
+    if not math.isfinite(found.suggestion):
+        raise ValueError(f"--learning-rate: {found.message} Give a number instead of {AUTO}.")
+    optimizer: Optimizer = replace(settings["optimizer"], learning_rate=found.suggestion)
+    return optimizer
 
 
 def choose_loss(name: str | None, label_smoothing: float, *, has_classes: bool) -> Loss:

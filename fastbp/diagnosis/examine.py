@@ -31,6 +31,7 @@ def diagnose(
     sample_weight: Any = None,
     clip_norm: float | None = None,
     standardize: bool = False,
+    class_weight: Any = None,
     seed: int = 0,
     threads: int | None = None,
 ) -> Diagnosis:
@@ -45,7 +46,7 @@ def diagnose(
     ----------
     model : Model
         Not changed.
-    X, y, loss, optimizer, batch_size, sample_weight, clip_norm, standardize
+    X, y, loss, optimizer, batch_size, sample_weight, clip_norm, standardize, class_weight
         As for `fastbp.train`: what the model is, or was, to be trained with.
     seed : int
         Of the sample.
@@ -78,7 +79,9 @@ def diagnose(
         raise TypeError(f"standardize: expected True or False; got {type(standardize).__name__}")
     batch_size = positive_integer("batch_size", batch_size)
     seed = positive_integer("seed", seed, low=0)
-    data, _, scaling = prepare_data(model, X, y, sample_weight, None, standardize, resolved, seed)
+    data, _, scaling = prepare_data(
+        model, X, y, sample_weight, None, standardize, resolved, seed, class_weight
+    )
     raw = as_targets(host_array(y), resolved, data.rows, model.network.outputs, np.float64)
     seen = observe(
         model,

@@ -266,17 +266,26 @@ class Observation:
 
     @cached_property
     def constant_loss(self) -> float:
-        """The least loss of the sample that outputs have which are the same for every row."""
-        sample, outputs = self.sample, self.model.network.outputs
-        constant = Model(Network(1, [Dense(outputs)]), dtype=self.model.dtype)
-        inputs = np.zeros((sample.rows, 1))
+        """The least loss of the sample that outputs have which are the same for every row.
 
-        def loss_of(biases: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            constant.parameters = np.r_[np.zeros(outputs), biases]
+        Found by the last layer's biases, its weights at zero: so no other kernels are needed.
+        """
+        sample, outputs = self.sample, self.model.network.outputs
+        last = f"{len(self.model.network.layers) - 1}."
+        constant, inputs = copy.copy(self.model), sample.inputs
+        if not {f"{last}weight", f"{last}bias"} <= set(constant.weights):
+            constant = Model(Network(1, [Dense(outputs)]), dtype=self.model.dtype)
+            inputs, last = np.zeros((sample.rows, 1)), "0."
+        bias = constant.weights[f"{last}bias"]
+        constant.weights[f"{last}weight"][...] = 0
+
+        def loss_of(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            bias[...] = values
             loss, gradient = constant.loss_and_gradient(
                 inputs, sample.targets, self.loss, sample.weights
             )
-            return loss, gradient[outputs:].astype(np.float64)
+            by_name = constant.network.views(gradient)
+            return loss, by_name[f"{last}bias"].astype(np.float64)
 
         found = minimize(loss_of, np.zeros(outputs), jac=True, method="L-BFGS-B")
         return float(found.fun)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastbp.backends.choose import resolve_device
-from fastbp.checkpoint import Checkpoint
+from fastbp.checkpoint import Checkpoint, refuse_foreign
 from fastbp.datasets import prepare_data
 from fastbp.epochs import Run
 from fastbp.losses import Loss
@@ -19,6 +19,7 @@ from fastbp.progress import resolve_progress
 from fastbp.result import TrainResult
 from fastbp.schedules import Schedule
 from fastbp.settings import Callback, check_settings
+from fastbp.tensor_file import plain_text
 from fastbp.turns import one_at_a_time
 
 __all__ = ["train"]
@@ -121,7 +122,8 @@ def train(
         history; a true result stops training.
     checkpoint : str, path-like or Checkpoint, optional
         Where the run is kept, so that it survives its process: at intervals (every 30 seconds for a
-        path), on Ctrl-C, and at the end. The one before is kept under the name with ``.previous``.
+        path), on Ctrl-C, and at the end. The one before is kept under the name with ``.previous``;
+        a file that is none is not replaced. ``model.metadata`` is written, too.
     resume : bool
         Go on from the checkpoint, to the same bits as a run that was never interrupted; begin anew
         where there is none. Parameters and scaling of `model` are those of the checkpoint then. A
@@ -160,7 +162,8 @@ def train(
     Raises
     ------
     TypeError, ValueError
-        For arguments of the wrong kind, shape or range; nothing has been changed then.
+        For arguments of the wrong kind, shape or range, and with `checkpoint` for metadata that no
+        file can hold; nothing has been changed then.
     DeviceError
         For a device that is not to be had, or has too little memory for the plans, the data and
         the learning rates: nothing has been changed then, and nothing been allocated. Also when a
@@ -171,10 +174,12 @@ def train(
         finished epoch.
     CheckpointError
         With `resume`, for a damaged checkpoint, and for one of another network, other data or other
-        settings; nothing has been changed then.
+        settings; without, for a file in the checkpoint's place that is damaged, or none of a run.
+        Nothing has been changed then.
     OSError
         When a checkpoint cannot be written; the older one is whole, and the model has the
-        parameters of the last finished batch.
+        parameters of the last finished batch. For a folder in the checkpoint's place, before
+        anything has been changed.
     RuntimeError
         When another call is training the model, in another thread or around a callback; nothing
         has been changed then.
@@ -215,6 +220,10 @@ def train(
         )
     if not isinstance(standardize, bool):
         raise TypeError(f"standardize: expected True or False; got {type(standardize).__name__}")
+    if settings.checkpoint is not None:
+        plain_text("metadata", model.metadata)
+        if not settings.resume:
+            refuse_foreign(settings.checkpoint.path)
     display = resolve_progress(progress, settings.epochs)
     training, held_out, scaling = prepare_data(
         model,

@@ -15,7 +15,14 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 240  # for one process, which may have to compile everything beside others
-# A few functions that are compiled soon, and a number that they give.
+# A few functions that are compiled soon.
+FEW = """
+import sys
+from fastbp.backends.cpu.machine_code import bind
+print(all([bind("call_in_mode"), bind("reduce_tiles", "float64"), bind("store_rows", "float64")]))
+print("with Numba" if "numba" in sys.modules else "without Numba")
+"""
+# Some more, and a number that they give.
 PREDICT = """
 import sys
 import numpy as np, fastbp as fb
@@ -112,7 +119,7 @@ class Filled:
         return run(self.package, cache, before + self.script)
 
 
-def fill(folder, script=PREDICT, package=ROOT):
+def fill(folder, script, package=ROOT):
     """Fill a cache."""
     cache = folder / "filled"
     return Filled(cache, script, run(package, cache, script)[0], package)

@@ -6,7 +6,7 @@ import sys
 
 import cache_abuse
 import pytest
-from cache_abuse import ROOT, entries, small_entries
+from cache_abuse import FEW, ROOT, entries, small_entries
 
 from fastbp.backends import compilation
 from fastbp.backends.compilation import digest_of_sources
@@ -20,13 +20,6 @@ block = fb.Residual([fb.LayerNorm(), fb.Dense(4), fb.Dropout(0.1)])
 layers = [fb.Dense(4, "softsign"), block, fb.Dense(1)]
 model = fb.Model(fb.Network(3, layers), dtype="float64")
 print(fb.train(model, X, X[:, 0], epochs=2).loss, model.predict(X[:1].copy())[0, 0])
-print("with Numba" if "numba" in sys.modules else "without Numba")
-"""
-# A few functions that are compiled soon.
-FEW = """
-import sys
-from fastbp.backends.cpu.machine_code import bind
-print(all([bind("call_in_mode"), bind("reduce_tiles", "float64"), bind("store_rows", "float64")]))
 print("with Numba" if "numba" in sys.modules else "without Numba")
 """
 

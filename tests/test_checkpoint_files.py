@@ -57,6 +57,14 @@ def parts(run):
     return bits, model.network, model.dtype, model.seed, repr(model.metadata), repr(run.notes)
 
 
+def model_parts(model):
+    """Everything that the file of a model says, in the same form."""
+    scaling = {} if model.scaling is None else vars(model.scaling)
+    bits = {key: value.tobytes() for key, value in scaling.items() if value is not None}
+    bits["parameters"] = model.parameters.tobytes()
+    return bits, model.network, model.dtype, model.seed, repr(model.metadata)
+
+
 def test_a_run_comes_back_to_the_bit(run_file, tmp_path):
     path = tmp_path / "run.ckpt"
     write_run_file(path, run_file)

@@ -4,7 +4,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from killed_runs import Killed, kill_runs
+from killed_runs import kill_runs
 
 import fastbp as fb
 from fastbp.backends.contract import Scalar
@@ -312,4 +312,6 @@ def test_a_checkpoint_is_a_model(small, tmp_path):
 def test_a_run_that_is_killed_again_and_again(tmp_path):
     """As `python -m benchmarks.reliability` does it 300 times."""
     found = kill_runs(tmp_path, 12)
-    assert found == Killed(kills=12, lost=0, unreadable=0, is_same=True)
+    assert (found.kills, found.lost, found.unreadable, found.is_same) == (12, 0, 0, True)
+    assert found.ended >= 1
+    assert sum(found.files.values()) == 12

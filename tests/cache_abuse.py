@@ -30,7 +30,7 @@ model = fb.Model(fb.mlp(3, 4, 1, activation="softsign"), dtype="float64")
 print(model.predict(np.linspace(-1, 1, 3).reshape(1, 3))[0, 0])
 print("with Numba" if "numba" in sys.modules else "without Numba")
 """
-# The derivative in place of the value: what a stale kernel would not know.
+# A law, and another in its place, of which a stale kernel would not know.
 LAW, WRONG_LAW = (
     "return z * shrink, shrink * shrink",
     "return z * shrink * shrink, shrink",
@@ -70,7 +70,7 @@ def finish(process):
         output, errors = process.communicate(timeout=SECONDS)
     finally:
         process.kill()
-    assert process.returncode == 0, errors
+    assert process.returncode == 0, f"{errors}\nit ended with {process.returncode}"
     results, numba = output.splitlines()
     return results, numba == "with Numba"
 

@@ -6,6 +6,7 @@ import functools
 import subprocess
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def end(job: Job) -> Ended:
     except (Hang, subprocess.TimeoutExpired) as error:
         found.hangs, found.error = True, str(error)
     except AssertionError as error:
-        found.error = str(error) or "an assertion failed"
+        found.error = str(error) or f"not so: {traceback.extract_tb(error.__traceback__)[-1].line}"
     found.seconds = time.perf_counter() - started
     return found
 

@@ -93,11 +93,11 @@ def check(request: Request) -> Outcome:
         "leftovers that stay": "temporary files that stay",
     }
     for name, (function, count, share) in subjects.items():
-        outcomes: Counter[str] = Counter()
+        outcomes = Counter(dict.fromkeys(wrong, 0))
         files: Counter[str] = Counter()
         for found, left in in_shares(function, count, share, request):
-            outcomes += found
-            files += left
+            outcomes.update(found)  # which keeps what is 0
+            files.update(left)
         figures[name] = {**outcomes, "files": dict(files.most_common())}
         broken += [f"{name}: {outcomes[key]} {wrong[key]}" for key in wrong if outcomes[key]]
         if outcomes["killed"] < count:

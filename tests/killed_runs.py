@@ -35,6 +35,9 @@ np.savez(output, parameters=model.parameters, loss=result.history["loss"], best=
 """
 
 
+STARTING = 0.3  # of the kills
+
+
 @dataclass(frozen=True)
 class Killed:
     """What came of it.
@@ -76,8 +79,8 @@ def run_to_the_end(folder, name):
 def kill_runs(folder, kills, seed=0):
     """Kill a run at random moments, `kills` times in all; begin anew whenever it reaches its end.
 
-    The moments are spread over the time that a child takes from its start to its end, so that they
-    fall into starting, training and writing.
+    Some are killed while they start, the others a while after the first line that they print, so
+    that the moments fall into starting, training and writing however busy the machine is.
     """
     folder, chance = Path(folder), random.Random(seed)
     expected = run_to_the_end(folder, "whole")
@@ -90,16 +93,21 @@ def kill_runs(folder, kills, seed=0):
         command = [sys.executable, "-c", CHILD, str(path), str(output)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout.readline() == "started\n"
+            lines = []
             if killed < kills:
-                time.sleep(chance.uniform(0.1, 0.6))
+                if chance.random() < STARTING:
+                    time.sleep(chance.uniform(0.0, 0.5))
+                else:
+                    lines.append(child.stdout.readline())
+                    time.sleep(chance.uniform(0.0, 0.2))
                 child.send_signal(signal.SIGKILL)
-            lines = child.stdout.read().split()
+            lines += child.stdout.read().splitlines()
         assert child.returncode in (0, -signal.SIGKILL), f"it ended with {child.returncode}"
         if child.returncode != 0:  # and not at its end before the signal came
             killed += 1
             files[files_left(path)] += 1
             output.unlink(missing_ok=True)  # it may be a part
-        epochs = [int(line) for line in lines]
+        epochs = [int(line) for line in lines if line.strip()]
         # An epoch is saved after its line, so the last line's may be missing.
         lost += bool(epochs) and epochs[0] < reached
         resumed += bool(epochs) and epochs[0] > 1

@@ -266,6 +266,18 @@ def test_reading_holds_a_file_in_memory_once(tmp_path):
     assert loaded < 2.1 * os.path.getsize(path) + 200_000
 
 
+def test_a_header_that_claims_the_data_takes_no_memory(tmp_path):
+    """Numbers are no UTF-8, but their beginning may be, and with wide characters."""
+    path = tmp_path / "run"
+    wide = np.frombuffer("\U0001f600".encode() * 400_000 + b"\xff" * 8, np.float64)
+    write_run_file(path, RunFile(model_file(), {"wide": wide}, {}))
+    content = path.read_bytes()
+    path.write_bytes((len(content) - 8).to_bytes(8, "little") + content[8:])
+    error, peak = peak_of(read_run_file, path)
+    assert isinstance(error, fb.CheckpointError)
+    assert peak < 1.1 * len(content) + 200_000
+
+
 def test_claims_take_no_memory(tmp_path):
     from mutations import join, sealed
 

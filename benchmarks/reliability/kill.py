@@ -21,11 +21,11 @@ METHOD = f"""\
 writes one state of 256 KiB after the other to the same file and reports each that is written;
 every number of a state is its own, so that a mixture shows. It is killed at a random moment, and
 the next one goes on from the file. A training (`tests/killed_runs.py`: validated, standardised,
-averaged, with a one-cycle schedule) saves after each of its 60 epochs; it is killed 0.1 to 0.6 s
-after its start, which falls into starting, training and writing, and resumed until it comes to
-its end; then it begins anew. A checkpoint counts as lost where the file is older than what was
-reported, or an epoch that was saved is run again. Besides, writers die before and after every
-single call that changes files, in the middle of a write too."""
+averaged, with a one-cycle schedule) saves after each of its 60 epochs; it is killed while it
+starts, in 3 of 10 cases, or up to 0.2 s after the first epoch that it finishes, in training or
+writing, and resumed until it comes to its end; then it begins anew. A checkpoint counts as lost
+where the file is older than what was reported, or an epoch that was saved is run again. Besides,
+writers die before and after every single call that changes files, in the middle of a write too."""
 
 
 def some_writers(first: int, last: int, seed: int) -> tuple[Counter[str], Counter[str]]:

@@ -9,7 +9,7 @@ import tempfile
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,8 @@ def read_changed(changes: Iterator[Change], slack: float = SLACK) -> Found:
 
     found = Found(Counter(), [])
     wholes: dict[int, Any] = {}
-    tracemalloc.start()
+    if slack < np.inf:
+        tracemalloc.start()
     try:
         with tempfile.TemporaryDirectory(prefix="fastbp-mutations-") as name:
             path = Path(name) / "file"
@@ -259,13 +260,15 @@ def some_places(of: int, first: int, last: int, seed: int) -> Found:
 
 def some_resumed(first: int, last: int, seed: int) -> Found:
     """Trainings that go on from forged checkpoints."""
-    runs = [each for each in sources("small") if each.name.startswith("checkpoint")]
+    checkpoints = [each for each in sources("small") if each.name.startswith("checkpoint")]
     from mutations import LIES, mutate
 
+    runs = [
+        replace(each, load=functools.partial(resumed, dtype=dtype), parts=lambda found: found)
+        for each, dtype in zip(checkpoints, DTYPES, strict=True)
+    ]
+
     def changes() -> Iterator[Change]:
-        for source, dtype in zip(runs, DTYPES, strict=True):
-            source.load = functools.partial(resumed, dtype=dtype)
-            source.parts = lambda found: found
         for number in range(first, last):
             source = runs[number % len(runs)]
             content, kind = mutate(source.content, random.Random(f"{seed} {number} resumed"), LIES)

@@ -79,6 +79,38 @@ def test_the_mode_of_the_caller_has_no_influence_and_is_put_back(flushing):
     assert found == expected
 
 
+GENERATOR = np.random.default_rng(4)
+ROWS_64 = GENERATOR.normal(size=(40, 3)) * [1, 1, 1e-308]  # the last, for the most part subnormal
+TARGETS_64 = GENERATOR.normal(size=(40, 2)) * 1e-300
+ROWS_32 = np.full((40, 3), 1e-40)  # subnormal once they are float32
+
+
+def converted_and_scaled():
+    """The bytes of what NumPy's arithmetic has a part in: other precisions, and the scaling."""
+    model = fb.Model(fb.mlp(3, 2), seed=1)
+    found = [model.predict(ROWS_32), model.predict(ROWS_32, np.empty((40, 2), "float32"))]
+    model = fb.Model(fb.mlp(3, 2), dtype="float64", seed=1)
+    X, y = ROWS_64, TARGETS_64
+    fb.train(model, X, y, epochs=2, standardize=True)
+    found += [model.parameters, model.scaling.input_mean, model.scaling.input_scale]
+    found += [model.predict(X), model.predict(X[:1]), model.jacobian(X), model.input_gradient(X, y)]
+    found += [model.vjp(X, y), *model.loss_and_gradient(X, y), model.loss(X, y)]
+    return [np.asarray(array).tobytes() for array in found]
+
+
+def test_numpys_part_is_in_the_standard_mode_too(flushing):
+    """Whatever the thread's mode; it is put back, also where a call is refused."""
+    found = converted_and_scaled()
+    assert mode_now() == FLUSHING
+    model = fb.Model(fb.mlp(1, 1))
+    with pytest.raises(ValueError, match="expected 1 columns"):
+        model.loss(np.ones((2, 2)), np.ones(2))
+    assert mode_now() == FLUSHING
+    write_mode(STANDARD)
+    assert converted_and_scaled() == found
+    assert mode_now() == STANDARD
+
+
 def test_predictions_and_derivatives_are_exact(flushing):
     """A weight, an input and a product below the smallest normal number come through."""
     model = fb.Model(fb.mlp(1, 1))

@@ -7,11 +7,11 @@ import pytest
 from numba import njit
 
 import fastbp as fb
-from fastbp.backends.choose import geometry
+from fastbp.backends.choose import geometry, in_standard_arithmetic
 from fastbp.backends.contract import Status
 from fastbp.backends.cpu.engine import Engine
 from fastbp.backends.cpu.job import Job, Mode
-from fastbp.backends.cpu.synchronization import FLUSHING, STANDARD, get_mode, set_mode
+from fastbp.backends.cpu.synchronization import FLUSHING, IS_X86, STANDARD, get_mode, set_mode
 from fastbp.losses import Mse
 from fastbp.plan import build_plan
 
@@ -47,11 +47,7 @@ def flushing():
 
 
 def everything():
-    """The bytes of a training, of predictions and of derivatives that meet subnormal numbers.
-
-    (What Python does after the engine, as with the units of a scaling, is NumPy's arithmetic in the
-    caller's mode.)
-    """
+    """The bytes of a training, of predictions and of derivatives that meet subnormal numbers."""
     network = fb.mlp(3, 4, 2, activation="identity")
     model = fb.Model(network, seed=1)
     model.parameters[:] = np.where(model.parameters < 0, TINY, np.float32(0.5))
@@ -109,6 +105,14 @@ def test_numpys_part_is_in_the_standard_mode_too(flushing):
     write_mode(STANDARD)
     assert converted_and_scaled() == found
     assert mode_now() == STANDARD
+
+
+@pytest.mark.skipif(not IS_X86, reason="one bit alone says it on other processors")
+@pytest.mark.parametrize("bit", [0x8000, 0x40], ids=["results to zero", "operands are zeros"])
+def test_either_half_of_the_mode_is_noticed(bit, flushing):
+    write_mode(STANDARD | bit)
+    assert in_standard_arithmetic(mode_now)() == STANDARD
+    assert mode_now() == STANDARD | bit
 
 
 def test_predictions_and_derivatives_are_exact(flushing):

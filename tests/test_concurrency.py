@@ -10,9 +10,9 @@ import sys
 import threading
 from pathlib import Path
 
-import concurrency
 import numpy as np
 import pytest
+import scenarios
 from concurrency import SCENARIOS, data, train_in_threads
 from profiling import interrupted_after
 
@@ -41,7 +41,7 @@ def run_scenario(name, cache=None, **settings):
     if cache is not None:
         environment["FASTBP_CACHE_DIR"] = str(cache)
     process = subprocess.Popen(
-        [sys.executable, concurrency.__file__, name],
+        [sys.executable, scenarios.__file__, name],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -169,6 +169,16 @@ def test_no_file_is_two_rooms_and_none_says_nothing(path):
     assert ast.get_docstring(ast.parse(text))
 
 
+def test_neither_is_any_file_of_tests_and_benchmarks():
+    long = [
+        path
+        for folder in ("tests", "benchmarks", "examples")
+        for path in (ROOT / folder).rglob("*.py")
+        if len(path.read_text(encoding="utf-8").splitlines()) > 400
+    ]
+    assert long == []
+
+
 FORBIDDEN = {"pickle", "cPickle", "_pickle", "dill", "marshal", "shelve", "joblib", "cloudpickle"}
 EXECUTING = {"eval", "exec", "compile", "__import__", "execfile"}
 

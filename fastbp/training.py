@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from fastbp.backends.choose import resolve_device
+from fastbp.backends.choose import in_standard_arithmetic, resolve_device
 from fastbp.checkpoint import Checkpoint, refuse_foreign
 from fastbp.datasets import prepare_data
 from fastbp.epochs import Run
@@ -26,6 +26,7 @@ __all__ = ["train"]
 
 
 @one_at_a_time
+@in_standard_arithmetic
 def train(
     model: Model,
     X: Any,
@@ -164,6 +165,9 @@ def train(
     TypeError, ValueError
         For arguments of the wrong kind, shape or range, and with `checkpoint` for metadata that no
         file can hold; nothing has been changed then.
+    MemoryError
+        If this machine's memory cannot hold the parameters, the arrays or the plans; nothing has
+        been changed then.
     DeviceError
         For a device that is not to be had, or has too little memory for the plans, the data and
         the learning rates: nothing has been changed then, and nothing been allocated. Also when a

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp.backends.choose import resolve_device
+from fastbp.backends.choose import in_standard_arithmetic, resolve_device
 from fastbp.backends.contract import Scalar, Status
 from fastbp.datasets import prepare_data
 from fastbp.losses import Loss
@@ -112,6 +112,7 @@ class LearningRateCurve:
         return axes
 
 
+@in_standard_arithmetic
 def find_learning_rate(
     model: Model,
     X: Any,

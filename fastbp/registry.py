@@ -132,7 +132,7 @@ def finite(
     try:
         number = float(value)
     except OverflowError:  # an integer beyond the numbers of float64
-        number = math.inf if value > 0 else -math.inf
+        number = math.inf
     inside = (low < number if open_low else low <= number) and (
         number < high if open_high else number <= high
     )

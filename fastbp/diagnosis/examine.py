@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastbp.arrays import as_targets
-from fastbp.backends.choose import host_array, resolve_threads
+from fastbp.backends.choose import host_array, in_standard_arithmetic, resolve_threads
 from fastbp.datasets import prepare_data
 from fastbp.diagnosis.checks import CHECKS, CHECKS_OF_ANYTHING
 from fastbp.diagnosis.observation import Observation, observe
@@ -21,6 +21,7 @@ from fastbp.registry import finite, positive_integer
 __all__ = ["diagnose"]
 
 
+@in_standard_arithmetic
 def diagnose(
     model: Model,
     X: Any,

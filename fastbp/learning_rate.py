@@ -44,9 +44,9 @@ class LearningRateCurve:
     losses : array (steps,)
         The objective of each step's batch before its update; the last one may not be finite.
     smoothed : array (steps,)
-        What each batch's loss is more or less than at the initial parameters, on top of the mean
-        loss there, averaged over neighbouring steps; batches with a loss above the mean there count
-        by their share of it.
+        What each batch's loss is more or less than at the initial parameters, on top of the median
+        loss there, averaged over neighbouring steps; batches with a loss above the median there
+        count by their share of it.
     suggestion : float
         A rate to train with; NaN where the loss falls at no rate.
     message : str
@@ -260,7 +260,7 @@ def losses_of(
             continue
         if step == len(resting):  # a batch that is not finite at any rate
             break
-        start = float(resting.mean())
+        start = float(np.median(resting))
         compared = compare(losses[-1], resting[step], start)
         average = MOMENTUM * average + (1 - MOMENTUM) * float(compared)
         unbiased = average / (1 - MOMENTUM ** (step + 1))
@@ -271,11 +271,11 @@ def losses_of(
 
 
 def compare(losses: Any, resting: Any, start: float | None = None) -> NDArray[np.float64]:
-    """What batches have lost or gained of their loss at rest, on top of the mean loss at rest.
+    """What batches have lost or gained of their loss at rest, on top of the median loss at rest.
 
-    A batch with outliers, whose loss at rest is above the mean, counts by its share of it.
+    A batch with outliers, whose loss at rest is above the median, counts by its share of it.
     """
-    start = float(np.mean(resting)) if start is None else start
+    start = float(np.median(resting)) if start is None else start
     size = np.maximum(np.abs(resting), abs(start))
     share = np.divide(losses - resting, size, where=size > 0, out=np.zeros_like(size))
     return np.asarray(start + abs(start) * share)

@@ -10,7 +10,7 @@ import pytest
 from troubled import case, rows
 
 import fastbp as fb
-from fastbp.learning_rate import LearningRateCurve, smooth, suggest
+from fastbp.learning_rate import LearningRateCurve, compare, smooth, suggest
 
 
 def curve_of(model, X, y, keywords, **more):
@@ -137,6 +137,20 @@ def test_nothing_is_suggested_where_nothing_falls():
     assert math.isnan(found.suggestion)
     assert "no learning rate" in found.message
     assert "no learning rate" in str(found)
+
+
+def test_each_batch_is_compared_with_itself():
+    """Rates that change nothing show as a flat curve, however much batches differ."""
+    compared = compare(np.array([2.0, 9.0, -1.0]), np.array([4.0, 10.0, 1.0]), 2.0)
+    np.testing.assert_allclose(compared, [1.0, 1.8, 0.0])
+    model, X, y, _ = case(fb.mlp(8, 16, 1))
+    y = np.where(np.arange(len(y)) % 50 == 0, 30.0, 1.0) * y
+    found = curve_of(model, X, y, {"batch_size": 8, "optimizer": "sgd"})
+    flat = found.rates < 1e-6
+    assert flat.sum() > 20
+    assert np.ptp(found.losses[flat]) > 10
+    assert np.ptp(found.smoothed[flat]) < 0.01
+    assert 1e-4 < found.suggestion < 0.1
 
 
 def test_smoothing_and_the_rule():

@@ -14,6 +14,8 @@ from fastbp.plan import Plan, Tensor
 
 __all__ = ["LayerStatistics"]
 
+BLOCK = 65_536  # numbers whose squares are summed at a time, so that memory and caches suffice
+
 
 class Members:
     """The layers of a network that are made of no others, by number, and what belongs to each."""
@@ -56,22 +58,44 @@ class Sums:
         self.layer = np.array([members.of(tensor.name) for tensor in found], dtype=np.int64)
         # Where each tensor begins and where it ends: what lies between two of them is a sum apart.
         ends = [place for t in found for place in (t.offset, t.offset + t.elements)]
-        self.starts = np.array(ends[:-1], dtype=np.int64)
-        self.squares = np.empty(ends[-1] if ends else 0)
+        self.numbers = ends[-1] if ends else 0
+        self.totals = np.zeros(max(len(ends) - 1, 0))
+        self.squares = np.empty(min(self.numbers, BLOCK))
+        self.blocks = blocks_of(np.array(ends[:-1], dtype=np.int64), self.numbers)
 
     def of_slab(self, slab: NDArray[Any], minus: NDArray[Any] | None = None) -> NDArray[np.float64]:
         """The sums for each layer, of a slab or of the difference of two."""
-        squares = self.squares
-        if not len(squares):
-            return self.members.add_up(self.layer, squares)
-        part = slab[: len(squares)]
+        self.totals[:] = 0.0
         with np.errstate(all="ignore"):  # what is not finite goes into the results
-            if minus is not None:
-                np.subtract(part, minus[: len(squares)], out=squares, dtype=np.float64)
-                part = squares
-            np.square(part, out=squares, dtype=np.float64)
-            sums = np.add.reduceat(squares, self.starts)[::2]
-        return self.members.add_up(self.layer, sums)
+            for place, starts, sums in self.blocks:
+                part = slab[place]
+                squares = self.squares[: len(part)]
+                if minus is not None:
+                    np.subtract(part, minus[place], out=squares, dtype=np.float64)
+                    part = squares
+                np.square(part, out=squares, dtype=np.float64)
+                self.totals[sums] += np.add.reduceat(squares, starts)
+        return self.members.add_up(self.layer, self.totals[::2])
+
+
+def blocks_of(
+    starts: NDArray[np.int64], numbers: int
+) -> list[tuple[slice, NDArray[np.int64], slice]]:
+    """A vector of some numbers, in which sums begin at some places, in blocks.
+
+    Returns
+    -------
+    list of (slice, starts, slice)
+        The numbers of each block, where sums begin in it, and which sums those are.
+    """
+    found = []
+    for begin in range(int(starts[0]) if len(starts) else 0, numbers, BLOCK):
+        end = min(begin + BLOCK, numbers)
+        first = int(np.searchsorted(starts, begin, "right")) - 1
+        last = int(np.searchsorted(starts, end, "left"))
+        inside = np.maximum(starts[first:last] - begin, 0)
+        found.append((slice(begin, end), inside, slice(first, last)))
+    return found
 
 
 def tile_members(plan: Plan, members: Members) -> NDArray[np.int64]:
@@ -188,6 +212,12 @@ class LayerStatistics:
                     self.outputs.append((i, outputs))
         self.tile_norms: NDArray[Any] | None = None
         self.parameters: NDArray[Any] | None = None
+
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        """What `fill` looks at: layers, parameters with their padding, and outputs."""
+        outputs = sum(outputs.tensor.elements for _, outputs in self.outputs)
+        return len(self.members.names), self.sums.numbers, outputs
 
     def fill(self, row: Any, before: NDArray[Any] | None = None) -> None:
         """Write the numbers of every layer after an epoch, or after a gradient.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,48 @@ __all__ = ["RunEngines"]
 
 EVALUATION_ROWS = 1024
 
-# Layers are looked at after so much work of training that it takes less than 2% of the time. A step
-# counts as its multiply-adds, and as what a processor does in the microseconds of its calls.
-WORK_OF_A_STEP = 100_000
-WORK_BETWEEN_STATISTICS = 400_000_000
-STEPS_BETWEEN_STATISTICS = 40
+
+@dataclass(frozen=True)
+class Work:
+    """What takes how much time, in multiply-adds that one core does meanwhile (docs/tuning.md).
+
+    Attributes
+    ----------
+    speed : int
+        Multiply-adds of a step that count as one.
+    step : int
+        What a step takes besides.
+    look : int
+        A look at the layers, whatever there is to see.
+    layer, parameter, output : int
+        Each layer, each number in the slab of the parameters, and each output of a segment's rows.
+    """
+
+    speed: int
+    step: int
+    look: int
+    layer: int
+    parameter: int
+    output: int
+
+    def of_step(self, multiply_adds: int) -> int:
+        """Of a step of training."""
+        return multiply_adds // self.speed + self.step
+
+    def of_look(self, layers: int, parameters: int, outputs: int) -> int:
+        """Of a look at all layers."""
+        seen = self.parameter * parameters + self.output * outputs
+        return self.look + self.layer * layers + seen
+
+
+# Those of GPUs are estimates: copies from the device, and a step that takes no time of a processor.
+WORK = {
+    "cpu": Work(1, 10_000, 4_000_000, 1_500_000, 240, 60),
+    "cuda": Work(300, 250_000, 20_000_000, 4_000_000, 240, 60),
+}
+# Between two looks lies so many times the work of one: it takes 1% of the time of one core, and 2%
+# of that of two. Results must not depend on the number of threads, and so this does not either.
+WORK_BETWEEN_LOOKS = 100
 
 
 class RunEngines:
@@ -72,7 +110,6 @@ class RunEngines:
             clip_value=settings.clip_value,
             ema=settings.ema,
         )
-        self.work_of_step = plan.multiply_adds + WORK_OF_A_STEP
         self.judged = held_out if held_out is not None else training
         try:
             self.engine = create_engine(plan, settings.device, settings.threads)
@@ -85,6 +122,9 @@ class RunEngines:
             self.close()
             raise
         self.statistics = LayerStatistics(self.engine)
+        work = WORK[settings.device.partition(":")[0]]
+        self.work_of_step = work.of_step(plan.multiply_adds)
+        self.work_between_looks = WORK_BETWEEN_LOOKS * work.of_look(*self.statistics.numbers)
         self.flat = np.empty(network.parameter_count, dtype=dtype)
         self.before: NDArray[Any] | None = None  # the parameters before the last step
 
@@ -164,8 +204,7 @@ class RunEngines:
 
         It depends on nothing but its number, so that a run that goes on looks at the same epochs.
         """
-        enough = max(WORK_BETWEEN_STATISTICS, STEPS_BETWEEN_STATISTICS * self.work_of_step)
-        work = steps * self.work_of_step
+        enough, work = self.work_between_looks, steps * self.work_of_step
         return epoch == 0 or (epoch + 1) * work // enough > epoch * work // enough
 
     def prepare_statistics(self) -> None:

@@ -6,12 +6,14 @@ import reference
 from strategies import scaled_error
 
 import fastbp as fb
+from fastbp import layer_statistics
 from fastbp.activations import FLAT
 from fastbp.backends.choose import create_engine, geometry
 from fastbp.backends.contract import Scalar
 from fastbp.layer_statistics import LayerStatistics
 from fastbp.plan import build_plan
 from fastbp.result import LAYER_FIELDS
+from fastbp.run_engines import WORK, RunEngines
 
 # Activations.
 
@@ -255,6 +257,63 @@ def test_shuffled_rows_and_memory_of_the_caller():
     assert np.isnan(out[10:]).all()
     expected = reference.forward(trained.pairs()[:1], ["tanh"], inputs)
     assert scaled_error(found, expected) < 1e-14
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+def test_sums_in_blocks_are_those_of_whole_tensors(block, monkeypatch):
+    """Wherever a block ends: within a tensor, between two, or where nothing is a parameter."""
+    monkeypatch.setattr(layer_statistics, "BLOCK", block)
+    shapes = [(3, 17), (40, 9), (2, 5)]  # thin and turned: with transposed copies between them
+    network = fb.Network(17, [fb.Dense(units) for _, units in shapes])
+    plan = build_plan(
+        network, "train", "float32", 8, geometry("cpu"), loss=fb.Mse(), optimizer=fb.SGD()
+    )
+    members = layer_statistics.Members(plan)
+    sums = layer_statistics.Sums(plan, members)
+    slab = np.random.default_rng(1).normal(size=sums.numbers + 50).astype("float32")
+    other = np.random.default_rng(2).normal(size=sums.numbers + 50).astype("float32")
+    tensors = {tensor.name: tensor for tensor in plan.tensors}
+    for minus in (None, other):
+        expected = np.zeros(len(shapes))
+        for name, _ in network.parameters():
+            tensor = tensors[name]
+            place = slice(tensor.offset, tensor.offset + tensor.elements)
+            part = slab[place].astype(float) - (0 if minus is None else minus[place].astype(float))
+            expected[members.of(name)] += (part**2).sum()
+        assert sums.of_slab(slab, minus) == pytest.approx(expected, rel=1e-13)
+    assert len(sums.squares) <= block
+
+
+@pytest.mark.parametrize("steps", [1, 7, 400, 10**6])
+def test_layers_are_looked_at_after_so_much_work(steps):
+    """After the first epoch, and then no more often than the work between two looks allows."""
+    engines = RunEngines.__new__(RunEngines)
+    engines.work_of_step, engines.work_between_looks = 1000, 900_000
+    epochs = min(20_000, 4_000_000 // steps)
+    due = [epoch for epoch in range(epochs) if engines.is_due(epoch, steps)]
+    assert due[0] == 0
+    work_of_epoch = steps * 1000
+    assert len(due) - 1 == min(epochs * work_of_epoch // 900_000, epochs - 1)
+    gaps = np.diff(due[1:])
+    assert (gaps * work_of_epoch > 900_000 - work_of_epoch).all()
+
+
+def test_a_look_counts_what_there_is_to_see():
+    """More of anything is more work, on every device; and so is a larger step."""
+    for work in WORK.values():
+        least = work.of_look(2, 1000, 1000)
+        assert all(
+            work.of_look(*more) > least
+            for more in ((3, 1000, 1000), (2, 1001, 1000), (2, 1000, 1001))
+        )
+        assert work.of_step(10**9) > work.of_step(0) > 0
+    network = fb.mlp(3, 40, 5, activation="relu")
+    plan = build_plan(
+        network, "train", "float32", 8, geometry("cpu"), loss=fb.Mse(), optimizer=fb.SGD()
+    )
+    layers, parameters, outputs = LayerStatistics(create_engine(plan)).numbers
+    assert (layers, outputs) == (2, 8 * 48)
+    assert network.parameter_count <= parameters <= sum(t.elements for t in plan.tensors)
 
 
 def test_numbers_that_are_not_finite_go_into_the_results():

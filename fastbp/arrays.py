@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.losses import Loss
+from fastbp.sizes import check_bytes
 
 __all__ = ["as_cotangents", "as_inputs", "as_output_buffer", "as_targets", "as_weights"]
 
@@ -38,6 +39,9 @@ def place(mask: NDArray[np.bool_]) -> str:
 
 def finite_array(argument: str, array: NDArray[Any], dtype: Any) -> NDArray[Any]:
     """The array in a dtype, C-contiguous, refused where it holds NaN or infinity."""
+    if array.dtype != dtype or not array.flags.c_contiguous:
+        nbytes = array.size * np.dtype(dtype).itemsize
+        check_bytes(argument, nbytes, f"an array of shape {array.shape}")
     with np.errstate(over="ignore", invalid="ignore"):
         converted = np.ascontiguousarray(array, dtype=dtype)
     finite = np.isfinite(converted)

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.arrays import as_cotangents, as_weights
-from fastbp.backends.choose import host_array
+from fastbp.backends.choose import host_array, in_standard_arithmetic
 from fastbp.backends.contract import Scalar
 from fastbp.engines import Engines
 from fastbp.losses import Loss
 from fastbp.network import Network
 from fastbp.scaling import Scaling, prepare_inputs, prepare_targets
+from fastbp.sizes import empty_array
 
 __all__ = ["Derivatives"]
 
@@ -27,6 +28,7 @@ class Derivatives:
     _parameters: NDArray[Any]
     _engines: Engines
 
+    @in_standard_arithmetic
     def loss(
         self,
         X: Any,
@@ -57,6 +59,8 @@ class Derivatives:
         ------
         TypeError, ValueError
             For arrays of the wrong kind or shape, and for targets that the loss does not allow.
+        MemoryError
+            If this machine's memory cannot hold what the call needs.
         DeviceError
             For a device that is not to be had, has too little memory, or fails.
         """
@@ -68,6 +72,7 @@ class Derivatives:
             sums = engine.scalars
             return float(sums[Scalar.WEIGHTED_LOSS_SUM] / sums[Scalar.WEIGHT_SUM])
 
+    @in_standard_arithmetic
     def loss_and_gradient(
         self,
         X: Any,
@@ -92,7 +97,7 @@ class Derivatives:
 
         Raises
         ------
-        TypeError, ValueError, DeviceError
+        TypeError, ValueError, MemoryError, DeviceError
             As for `loss`.
         """
         resolved = Loss.resolve(loss)
@@ -104,6 +109,7 @@ class Derivatives:
             engine.store_gradient(gradient)
             return float(engine.scalars[Scalar.LOSS]), gradient
 
+    @in_standard_arithmetic
     def input_gradient(
         self,
         X: Any,
@@ -126,7 +132,7 @@ class Derivatives:
 
         Raises
         ------
-        TypeError, ValueError, DeviceError
+        TypeError, ValueError, MemoryError, DeviceError
             As for `loss`.
         """
         resolved = Loss.resolve(loss)
@@ -139,6 +145,7 @@ class Derivatives:
             gradient *= gradient.dtype.type(1.0 / engine.scalars[Scalar.WEIGHT_SUM])
         return self._by_raw_inputs(gradient)
 
+    @in_standard_arithmetic
     def vjp(self, X: Any, v: Any, *, device: str = "cpu") -> NDArray[Any]:
         """The vector-Jacobian product by the inputs: row i is v_i^T d f(x_i) / d x_i.
 
@@ -158,6 +165,8 @@ class Derivatives:
         ------
         TypeError, ValueError
             For arrays of the wrong kind or shape, NaN or infinity.
+        MemoryError
+            If this machine's memory cannot hold what the call needs.
         DeviceError
             For a device that is not to be had, has too little memory, or fails.
         """
@@ -175,6 +184,7 @@ class Derivatives:
             pass
         return self._by_raw_inputs(gradient)
 
+    @in_standard_arithmetic
     def jacobian(self, X: Any, *, device: str = "cpu") -> NDArray[Any]:
         """The derivatives of the outputs by the inputs, for every row.
 
@@ -192,12 +202,15 @@ class Derivatives:
         ------
         TypeError, ValueError
             For arrays of the wrong kind or shape, NaN or infinity.
+        MemoryError
+            If this machine's memory cannot hold what the call needs.
         DeviceError
             For a device that is not to be had, has too little memory, or fails.
         """
         inputs = self._inputs(X)
         rows, outputs = inputs.shape[0], self.network.outputs
-        jacobian = np.empty((rows, outputs, inputs.shape[1]), dtype=self.dtype)
+        shape = rows, outputs, inputs.shape[1]
+        jacobian = empty_array("X", shape, self.dtype, "the Jacobians of its rows")
         gradient = np.empty_like(inputs)
 
         def unit(j: int) -> NDArray[Any]:

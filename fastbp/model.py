@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.arrays import as_output_buffer
+from fastbp.backends.choose import in_standard_arithmetic
 from fastbp.derivatives import Derivatives
 from fastbp.engines import FEW_ROWS, Engines
 from fastbp.initializers import initial_values
 from fastbp.network import Network
 from fastbp.registry import positive_integer
 from fastbp.scaling import Scaling
+from fastbp.sizes import check_bytes, empty_array
 from fastbp.text import table
 from fastbp.turns import Line
 
@@ -48,6 +50,8 @@ class Model(Derivatives):
     ------
     TypeError, ValueError
         For anything but a Network, one of the two dtypes, and an integer seed of at least 0.
+    MemoryError
+        If this machine's memory cannot hold the parameters.
 
     Notes
     -----
@@ -76,7 +80,9 @@ class Model(Derivatives):
         self.seed = seed
         self.scaling: Scaling | None = None
         self.metadata: dict[str, Any] = {}
-        self._parameters = np.zeros(network.parameter_count, dtype=dtype)
+        count = network.parameter_count
+        check_bytes("network", count * np.dtype(dtype).itemsize, f"{count:,} parameters")
+        self._parameters = np.zeros(count, dtype=dtype)
         self._weights: dict[str, NDArray[Any]] = {}
         self.__setstate__({})
 
@@ -154,6 +160,8 @@ class Model(Derivatives):
         ------
         TypeError, ValueError
             For arrays of the wrong kind or shape, NaN or infinity.
+        MemoryError
+            If this machine's memory cannot hold what the call needs.
         DeviceError
             For a device that is not to be had, has too little memory, or fails.
         """
@@ -162,6 +170,11 @@ class Model(Derivatives):
             few = self._engines.predict_few(self._parameters, X, self.scaling)
             if few is not None:
                 return few
+        return self._predict_many(X, out, device)
+
+    @in_standard_arithmetic
+    def _predict_many(self, X: Any, out: NDArray[Any] | None, device: str) -> NDArray[Any]:
+        """The same for any number of rows."""
         inputs = self._inputs(X)
         rows = inputs.shape[0]
         target = None
@@ -174,7 +187,8 @@ class Model(Derivatives):
         ):
             outputs = target
         else:
-            outputs = np.empty((rows, self.network.outputs), dtype=self.dtype)
+            shape = rows, self.network.outputs
+            outputs = empty_array("X", shape, self.dtype, "the outputs for its rows")
         data = {"inputs": inputs, "outputs": outputs}
         sources = self._sources(X)
         run = self._engines.run("predict", self._parameters, data, None, device, sources)

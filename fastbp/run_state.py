@@ -30,6 +30,9 @@ __all__ = ["RunState", "check_engine", "describe_data", "read_state", "state_fil
 
 ENDINGS = ("epochs", "patience", "callback")
 
+# Of the weights of rows only the product is known.
+DATA_IN_WORDS = {"sample_weight": "sample_weight or class_weight"}
+
 
 @dataclass(frozen=True)
 class RunState:
@@ -262,9 +265,11 @@ def refuse_difference(
             f"resume: {path} is of a run with {name}={in_words(stored.get(name))}; "
             f"this one has {in_words(value)}"
         )
-    for name, value in data.items():
-        if stored_data.get(name) != value:
-            raise CheckpointError(f"resume: {path} is of a run with another {name}")
+    others = [DATA_IN_WORDS.get(n, n) for n, value in data.items() if stored_data.get(n) != value]
+    if others:
+        raise CheckpointError(
+            f"resume: {path} is of a run with another {', another '.join(others)}"
+        )
 
 
 def may_be_longer(stored: dict[str, Any], settings: Settings) -> bool:

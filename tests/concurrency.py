@@ -219,6 +219,9 @@ def parallel_loops_of_a_user():
     with Beside(lambda began: (check(), began.set())):
         for _ in range(200):
             assert np.array_equal(squares(x), x * x)
+    inside = []
+    assert trained(callbacks=[lambda row, model: inside.append(squares(x)[-1])]) == expected()
+    assert inside == [x[-1] ** 2] * 3
     assert compared(wanted)
 
 

@@ -32,10 +32,15 @@ def test_processes(name, tmp_path):
     run_scenario(name, tmp_path if name == COLD else None)
 
 
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+@pytest.mark.parametrize("layer", ["omp", "tbb", "workqueue"])
 def test_parallel_loops_of_a_user_run_beside_trainings(layer):
-    if available(layer):  # some systems come without OpenMP, and TBB is left to the benchmark
-        run_scenario("parallel_loops_of_a_user", NUMBA_THREADING_LAYER=layer)
+    """Before, after, in callbacks, and at the same time in another thread."""
+    if not available(layer):
+        pytest.skip(
+            f"Numba finds no {layer} here (tbb: pip install tbb, and its folder of libraries in "
+            "LD_LIBRARY_PATH)"
+        )
+    run_scenario("parallel_loops_of_a_user", NUMBA_THREADING_LAYER=layer)
 
 
 def test_numbas_layer_of_threads_has_no_influence():

@@ -11,7 +11,8 @@ from collections import Counter
 import pytest
 
 from benchmarks.lab import cuda_kernels, machine_code
-from benchmarks.lab.cuda_kernels import CASES, PAGE, PRODUCTS, load_table, render, row_of, versions
+from benchmarks.lab.cuda_cases import CASES, PRODUCTS
+from benchmarks.lab.cuda_kernels import PAGE, load_table, render, row_of, versions
 from benchmarks.lab.machine_code import Code, busiest_loop, compile_all, count, resident_blocks
 from fastbp.activations import Activation
 from fastbp.backends.cuda.entries import Kernel

@@ -5,6 +5,7 @@ import math
 import mpmath
 import numpy as np
 import pytest
+import raising_laws
 import reference
 from numba import float32, float64, njit, types
 
@@ -13,6 +14,7 @@ from fastbp import elementary
 from fastbp.activations import Activation
 from fastbp.backends.cpu.compiler import compilable, compile_object
 from fastbp.backends.cpu.machine_code import Function
+from fastbp.backends.cuda.functions import Functions
 from fastbp.losses import Loss
 from fastbp.optimizers import Optimizer
 from fastbp.registry import Named
@@ -227,6 +229,29 @@ def test_settings_are_run_time_values(small):
     count = compiled_count()
     assert not np.array_equal(outputs(0.3), first)
     assert compiled_count() == count
+
+
+@pytest.mark.parametrize("name", ["limited", "asserted", "calling"])
+def test_a_law_that_may_raise_is_refused(name):
+    """No kernel could pass the exception on, and the rest of its rows would be left as they were."""
+    law = getattr(raising_laws, name)
+    function = Function("dense_forward", "float32", law, (0,))
+    with pytest.raises(TypeError, match=f"dense_forward of {name}, float32: expected code"):
+        compile_object(function, "raising")
+    with pytest.raises(TypeError, match="may raise an exception, which no kernel can pass on"):
+        Functions(lambda made: made).compilable(law)
+
+
+def test_a_network_with_such_a_law_says_so(monkeypatch):
+    monkeypatch.setattr(Activation, "registry", dict(Activation.registry))
+
+    class Limited(fb.Activation):
+        law = staticmethod(raising_laws.limited)
+
+    model = fb.Model(fb.mlp(2, 3, 1, activation=Limited()))
+    for call in (model.predict, lambda X: fb.train(model, X, X[:, 0], epochs=1)):
+        with pytest.raises(TypeError, match="limited, float32: expected code that never raises"):
+            call(np.ones((4, 2)))
 
 
 @pytest.mark.parametrize("real", [np.float32, np.float64])

@@ -7,11 +7,11 @@ import pytest
 from numba import njit
 
 import fastbp as fb
-from fastbp.backends.choose import geometry
+from fastbp.backends.choose import geometry, in_standard_arithmetic
 from fastbp.backends.contract import Status
 from fastbp.backends.cpu.engine import Engine
 from fastbp.backends.cpu.job import Job, Mode
-from fastbp.backends.cpu.synchronization import FLUSHING, STANDARD, get_mode, set_mode
+from fastbp.backends.cpu.synchronization import FLUSHING, IS_X86, STANDARD, get_mode, set_mode
 from fastbp.losses import Mse
 from fastbp.plan import build_plan
 
@@ -47,11 +47,7 @@ def flushing():
 
 
 def everything():
-    """The bytes of a training, of predictions and of derivatives that meet subnormal numbers.
-
-    (What Python does after the engine, as with the units of a scaling, is NumPy's arithmetic in the
-    caller's mode.)
-    """
+    """The bytes of a training, of predictions and of derivatives that meet subnormal numbers."""
     network = fb.mlp(3, 4, 2, activation="identity")
     model = fb.Model(network, seed=1)
     model.parameters[:] = np.where(model.parameters < 0, TINY, np.float32(0.5))
@@ -77,6 +73,46 @@ def test_the_mode_of_the_caller_has_no_influence_and_is_put_back(flushing):
     expected = everything()
     assert mode_now() == STANDARD
     assert found == expected
+
+
+GENERATOR = np.random.default_rng(4)
+ROWS_64 = GENERATOR.normal(size=(40, 3)) * [1, 1, 1e-308]  # the last, for the most part subnormal
+TARGETS_64 = GENERATOR.normal(size=(40, 2)) * 1e-300
+ROWS_32 = np.full((40, 3), 1e-40)  # subnormal once they are float32
+
+
+def converted_and_scaled():
+    """The bytes of what NumPy's arithmetic has a part in: other precisions, and the scaling."""
+    model = fb.Model(fb.mlp(3, 2), seed=1)
+    found = [model.predict(ROWS_32), model.predict(ROWS_32, np.empty((40, 2), "float32"))]
+    model = fb.Model(fb.mlp(3, 2), dtype="float64", seed=1)
+    X, y = ROWS_64, TARGETS_64
+    fb.train(model, X, y, epochs=2, standardize=True)
+    found += [model.parameters, model.scaling.input_mean, model.scaling.input_scale]
+    found += [model.predict(X), model.predict(X[:1]), model.jacobian(X), model.input_gradient(X, y)]
+    found += [model.vjp(X, y), *model.loss_and_gradient(X, y), model.loss(X, y)]
+    return [np.asarray(array).tobytes() for array in found]
+
+
+def test_numpys_part_is_in_the_standard_mode_too(flushing):
+    """Whatever the thread's mode; it is put back, also where a call is refused."""
+    found = converted_and_scaled()
+    assert mode_now() == FLUSHING
+    model = fb.Model(fb.mlp(1, 1))
+    with pytest.raises(ValueError, match="expected 1 columns"):
+        model.loss(np.ones((2, 2)), np.ones(2))
+    assert mode_now() == FLUSHING
+    write_mode(STANDARD)
+    assert converted_and_scaled() == found
+    assert mode_now() == STANDARD
+
+
+@pytest.mark.skipif(not IS_X86, reason="one bit alone says it on other processors")
+@pytest.mark.parametrize("bit", [0x8000, 0x40], ids=["results to zero", "operands are zeros"])
+def test_either_half_of_the_mode_is_noticed(bit, flushing):
+    write_mode(STANDARD | bit)
+    assert in_standard_arithmetic(mode_now)() == STANDARD
+    assert mode_now() == STANDARD | bit
 
 
 def test_predictions_and_derivatives_are_exact(flushing):

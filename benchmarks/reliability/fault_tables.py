@@ -20,7 +20,7 @@ class Fault:
     what : str
         What goes wrong.
     room : str
-        Of tests/fault_checks.py, whose tests are run before the others.
+        Of tests/fault_rooms.py, whose tests are run before the others.
     """
 
     file: str

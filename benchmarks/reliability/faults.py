@@ -33,7 +33,7 @@ SERVER = ROOT / "tests" / "fault_server.py"
 METHOD = """\
 Each fault is an edit of a line or two of a copy of the package in a temporary folder, with a cache
 of kernels of its own. Against it runs, in one process, a part of the test suite on few kernels
-(`tests/fault_checks.py`), that of the fault's own room first, until a test fails. Without a fault
+(`tests/fault_rooms.py`), that of the fault's own room first, until a test fails. Without a fault
 all of them pass, which is tried first. Beside it runs the check that everybody writes:
 `loss_and_gradient` of one small network against central differences with rtol=1e-3."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import platform
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,7 @@ __all__ = [
     "devices",
     "geometry",
     "host_array",
+    "in_standard_arithmetic",
     "resolve_device",
     "resolve_threads",
 ]
@@ -37,6 +40,9 @@ __all__ = [
 # a millisecond for them, and the launches of a step take some tens of microseconds. To be replaced
 # by a measurement.
 AUTO_MULTIPLY_ADDS = 20_000_000
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+SMALLEST_NORMAL = sys.float_info.min
 
 PRECISIONS = ("float32", "tf32", "bf16")
 TENSOR_CORES = (8, 0)  # the least compute capability that has those of tf32 and bf16
@@ -268,6 +274,33 @@ def create_engine(
     from fastbp.backends.cpu.engine import Engine
 
     return Engine(plan, resolve_threads(threads), shared=shared, parallel=parallel)
+
+
+def in_standard_arithmetic(call: Call) -> Call:
+    """Let subnormal numbers count in what NumPy does during a call, in whatever mode its thread is.
+
+    Some libraries set their thread to take such numbers for zeros (MXCSR of x86, FPCR of ARM), or
+    are linked so that loading them does. Kernels have a mode of their own in any case.
+
+    Parameters
+    ----------
+    call : callable
+    """
+
+    @functools.wraps(call)
+    def called(*arguments: Any, **keywords: Any) -> Any:
+        if SMALLEST_NORMAL * 0.5 != 0.0:  # also false where its operands alone are so taken
+            return call(*arguments, **keywords)
+        from fastbp.backends.cpu.workers import entry
+
+        exchange_mode = entry("exchange_mode")
+        before = exchange_mode(None, -1, 0)
+        try:
+            return call(*arguments, **keywords)
+        finally:
+            exchange_mode(None, before, 0)
+
+    return cast(Call, called)
 
 
 def compiled_kernels() -> int:

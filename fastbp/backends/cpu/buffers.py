@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastbp.backends.layout import panels_of, write_panels
 from fastbp.plan import Plan, Slab
+from fastbp.sizes import check_bytes
 
 __all__ = ["GUARD_BYTE", "Buffers"]
 
@@ -25,6 +26,11 @@ class Buffers:
     shared : mapping of str to Buffers
         Slabs, by name, that lie in another plan's buffers (the parameters, for validation).
 
+    Raises
+    ------
+    MemoryError
+        If this machine's memory cannot hold them; nothing is allocated then.
+
     Attributes
     ----------
     slabs : dict of str to array
@@ -36,6 +42,9 @@ class Buffers:
         self.slabs: dict[str, NDArray[Any]] = {}
         self.raw: dict[str, NDArray[np.uint8]] = {}
         self.tensors = {tensor.name: tensor for tensor in plan.tensors}
+        own = [slab for slab in plan.slabs if not shared or slab.name not in shared]
+        nbytes = sum(slab.elements * self.dtype_of(slab).itemsize for slab in own)
+        check_bytes("network", nbytes, f"what a plan to {plan.purpose} takes")
         for slab in plan.slabs:
             if shared and slab.name in shared:
                 self.slabs[slab.name] = shared[slab.name].slabs[slab.name]
@@ -45,9 +54,13 @@ class Buffers:
             for name, values in plan.values.items():
                 self.vector(name)[: len(values)] = values
 
+    def dtype_of(self, slab: Slab) -> np.dtype[Any]:
+        """Of the numbers of a slab."""
+        return np.dtype(self.plan.dtype if slab.kind == "real" else slab.kind)
+
     def allocate(self, slab: Slab) -> None:
         """One aligned allocation with a guard zone of one alignment unit on either side."""
-        dtype = np.dtype(self.plan.dtype if slab.kind == "real" else slab.kind)
+        dtype = self.dtype_of(slab)
         guard = self.plan.geometry.alignment
         nbytes = slab.elements * dtype.itemsize
         memory = np.zeros(nbytes + 3 * guard, dtype=np.uint8)

@@ -72,7 +72,8 @@ PLACES = types.CPointer(types.int64)
 KERNEL_SIGNATURE = types.void(PLACES, types.int64, types.int64)
 # What Python calls: the same, with a result.
 ENTRY_SIGNATURE = types.int64(PLACES, types.int64, types.int64)
-ENTRIES = {"call_in_mode", "work"}  # `work` gives pthread_create its null
+RAISED = "fastbp_raised"  # no such function exists
+ENTRIES = {"call_in_mode", "exchange_mode", "work"}  # `work` gives pthread_create its null
 
 
 def number_type(dtype: str) -> Any:
@@ -111,11 +112,17 @@ def compile_object(function: Function, symbol: str) -> bytes:
     if name == "multiply":
         signature = product_signature(real)
     with global_compiler_lock:
-        return emit(python_function, signature, symbol)
+        code = emit(python_function, signature, symbol)
+    if code is None:
+        raise TypeError(
+            f"{function}: expected code that never raises an exception, which no compiled kernel "
+            "can pass on; got some that may (raise, assert, an index out of bounds)"
+        )
+    return code
 
 
-def emit(python_function: Callable[..., Any], signature: Any, symbol: str) -> bytes:
-    """Compile a Python function behind a C signature."""
+def emit(python_function: Callable[..., Any], signature: Any, symbol: str) -> bytes | None:
+    """Compile a Python function behind a C signature; None where it may raise an exception."""
     flags = Flags()
     cpu_target.options.parse_as_flags(flags, {"nopython": True, "error_model": "numpy"})
     flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
@@ -140,10 +147,13 @@ def emit(python_function: Callable[..., Any], signature: Any, symbol: str) -> by
     exported = ir.Function(module, ir.FunctionType(result, arguments), symbol)
     builder = ir.IRBuilder(exported.append_basic_block())
     native = context.declare_function(module, compiled.fndesc)
-    # A kernel never raises, so its status is not looked at.
-    _, value = context.call_conv.call_function(
+    status, value = context.call_conv.call_function(
         builder, native, signature.return_type, signature.args, exported.args
     )
+    # A kernel never raises: when all is inlined, nothing is left of this call.
+    raised = ir.Function(module, ir.FunctionType(ir.VoidType(), []), RAISED)
+    with builder.if_then(status.is_error, likely=False):
+        builder.call(raised, [])
     if signature.return_type == types.void:
         builder.ret_void()
     else:
@@ -152,8 +162,8 @@ def emit(python_function: Callable[..., Any], signature: Any, symbol: str) -> by
     return object_code(library, symbol)
 
 
-def object_code(library: Any, symbol: str) -> bytes:
-    """Link, optimise and emit a library of Numba's that is not finalised.
+def object_code(library: Any, symbol: str) -> bytes | None:
+    """Link, optimise and emit a library of Numba's that is not finalised; None if it may raise.
 
     Numba's own way there keeps every helper function visible, under names that are only unique
     within a process: two objects from different processes could take each other's. Here all but
@@ -167,4 +177,5 @@ def object_code(library: Any, symbol: str) -> bytes:
             member.linkage = "internal"
     library._optimize_final_module()
     module.verify()
-    return bytes(library._codegen._tm.emit_object(module))
+    code = bytes(library._codegen._tm.emit_object(module))
+    return None if RAISED.encode() in code else code

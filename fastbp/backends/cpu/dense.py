@@ -81,8 +81,9 @@ def dense_forward(real, law, setting_count):
         thin = size(arguments, 6, 2)
         unwanted = stack_array(block, real)
         # The depth is taken in blocks, so that all columns meet the same block of the inputs while
-        # it is near; each chain goes on where the block before left it.
-        depth = features if thin != 0 else DEPTH_BLOCK
+        # it is near; each chain goes on where the block before left it. (No range has steps of 0,
+        # which would raise.)
+        depth = max(features, 1) if thin != 0 else DEPTH_BLOCK
         for begin in range(0, features, depth):
             end = min(begin + depth, features)
             for column in range(0, padded, panel):

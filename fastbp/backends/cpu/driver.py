@@ -161,8 +161,8 @@ def run_batches(real, parallel):
         learning_rates = as_pointer(job[LEARNING_RATES], types.float64)
         clip_norm = as_pointer(job[CLIP_NORM], types.float64)[0]
         team = as_pointer(job[TEAM], types.int64)
-        batch_size, segment_size, row_block = job[BATCH_ROWS], job[SEGMENT_ROWS], job[ROW_BLOCK]
-        row_unit = job[ROW_UNIT]
+        batch_size, row_block, row_unit = job[BATCH_ROWS], job[ROW_BLOCK], job[ROW_UNIT]
+        segment_size = max(job[SEGMENT_ROWS], 1)  # a range of no steps would raise
         first, last, data_rows = job[FIRST], job[LAST], batch[DATA_ROWS]
         first_tile, last_tile = shares[worker], shares[worker + 1]
         leads = worker == 0 or not parallel

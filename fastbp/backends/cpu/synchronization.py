@@ -16,7 +16,7 @@ from fastbp.backends.cpu.job import Job, Mode, Team
 __all__ = ["FACTORIES", "arrive", "await_all", "await_release", "release"]
 
 # Made by this module for the table of the compiler.
-FACTORIES = ("call_in_mode", "lead", "work")
+FACTORIES = ("call_in_mode", "exchange_mode", "lead", "work")
 
 FUNCTION, MODE, RESULT = int(Job.FUNCTION), int(Job.MODE), int(Job.RESULT)
 FLUSH = int(Mode.FLUSH)
@@ -179,6 +179,18 @@ def call_in_mode(real):
         return job[RESULT]
 
     return call_in_mode
+
+
+def exchange_mode(real):
+    """Make ``exchange_mode``."""
+
+    def exchange_mode(unused, mode, unused_too):
+        """Set this thread's mode, a negative one meaning the standard; return what it was."""
+        before = get_mode()
+        set_mode(STANDARD if mode < 0 else mode)
+        return before
+
+    return exchange_mode
 
 
 # Barriers. Worker 0 leads: it waits until all have arrived, does what only one may do, and releases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import types
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,11 @@ def plain(value: Any) -> Any:
     return getattr(value, "py_func", value) if is_jitted else value
 
 
+def raises(function: Any) -> bool:
+    """Whether a function has a `raise` or an `assert`, which the compiler would drop silently."""
+    return any(each.opname == "RAISE_VARARGS" for each in dis.get_instructions(function))
+
+
 class Functions:
     """The functions that one compiler has been given.
 
@@ -43,10 +49,20 @@ class Functions:
         self.made: dict[tuple[Any, ...], Any] = {}
 
     def compilable(self, value: Any) -> Any:
-        """A value that a function refers to, in the form that its copy refers to."""
+        """A value that a function refers to, in the form that its copy refers to.
+
+        Raises
+        ------
+        TypeError
+            For a function that may raise an exception.
+        """
         value = plain(value)
         if not isinstance(value, types.FunctionType) or value in WORDS:
             return value
+        if raises(value):
+            raise TypeError(
+                f"{value.__qualname__} may raise an exception, which no kernel can pass on"
+            )
         function = self.rebound(value)
         key = identity(function)
         if key not in self.made:

@@ -82,7 +82,7 @@ def files_left(path):
     words = ["PATH"] * (base in names) + ["PATH.previous"] * (f"{base}.previous" in names)
     for ending, word in ((".partial", "a partial file"), (".link", "a link")):
         words += [word] * any(name.endswith(ending) for name in names)
-    return ", ".join(words) or "nothing"
+    return " and ".join(words) or "nothing"
 
 
 def kill_writers(path, kills, seed=0, size=1 << 18):

@@ -75,7 +75,7 @@ def deaths_at_every_call() -> int:
 
 def in_words(files: Counter[str]) -> str:
     """What files were left, the most frequent first."""
-    return "; ".join(f"{left}: {count}" for left, count in files.most_common())
+    return ", ".join(f"{count} times {left}" for left, count in files.most_common())
 
 
 def check(request: Request) -> Outcome:

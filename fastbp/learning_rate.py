@@ -290,7 +290,8 @@ def smooth(losses: NDArray[np.float64], width: float) -> NDArray[np.float64]:
     known = np.isfinite(losses)
     distances = (steps[:, None] - steps[known]) / width
     weights = np.exp(-0.5 * distances**2)
-    smoothed = weights @ losses[known] / np.maximum(weights.sum(axis=1), 1e-300)
+    sums = (weights * losses[known]).sum(axis=1)  # the same for any number of BLAS's threads
+    smoothed = sums / np.maximum(weights.sum(axis=1), 1e-300)
     smoothed[~known] = np.nan
     return np.asarray(smoothed)
 

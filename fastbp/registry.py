@@ -139,7 +139,8 @@ def finite(
     if not (math.isfinite(number) and inside):
         left = f"{'(' if open_low or math.isinf(low) else '['}{low:g}"
         right = f"{high:g}{')' if open_high or math.isinf(high) else ']'}"
-        raise ValueError(f"{argument}: expected a finite number in {left}, {right}; got {value!r}")
+        shown = repr(value) if abs(number) < math.inf else str(number)  # digits may be thousands
+        raise ValueError(f"{argument}: expected a finite number in {left}, {right}; got {shown}")
 
 
 def positive_integer(argument: str, value: Any, low: int = 1) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.diagnosis.loss_checks import wrong_loss
-from fastbp.diagnosis.observation import TRIAL_STEPS, LayerView, Observation
+from fastbp.diagnosis.observation import TRIAL_STEPS, LayerView, Observation, norm
 from fastbp.diagnosis.report import Finding
 
 __all__ = ["CHECKS", "CHECKS_OF_ANYTHING"]
@@ -86,7 +86,7 @@ def exploding_gradients(seen: Observation, found: set[str]) -> Iterator[Finding]
     """Gradients that are not finite, far larger than the parameters, or of very different sizes."""
     if seen.clip_norm is not None or found & UNSCALED:
         return
-    weights = float(np.linalg.norm(seen.parameters))
+    weights = norm([seen.parameters])
     if not seen.is_finite:
         yield Finding(
             "exploding_gradients",
@@ -96,7 +96,7 @@ def exploding_gradients(seen: Observation, found: set[str]) -> Iterator[Finding]
         return
     norms = seen.batch_norms
     median, largest = float(np.median(norms)), float(norms.max())
-    steepness = float(np.linalg.norm(seen.here[1])) / weights if weights > 0 else 0.0
+    steepness = norm([seen.here[1]]) / weights if weights > 0 else 0.0
     # Of a network that has learned, the few rows that it still has wrong stand out.
     spread = largest / median if median > 0 and not has_learned(seen) else 1.0
     if steepness <= STEEP and spread <= SPREAD:

@@ -11,7 +11,7 @@ from fastbp.arrays import as_targets
 from fastbp.backends.choose import host_array, in_standard_arithmetic, resolve_threads
 from fastbp.datasets import prepare_data
 from fastbp.diagnosis.checks import CHECKS, CHECKS_OF_ANYTHING
-from fastbp.diagnosis.observation import Observation, observe
+from fastbp.diagnosis.observation import Observation, norm, observe
 from fastbp.diagnosis.report import Diagnosis, Finding, LayerReport
 from fastbp.losses import Loss
 from fastbp.model import Model
@@ -124,8 +124,8 @@ def report(seen: Observation, findings: tuple[Finding, ...]) -> Diagnosis:
         rows_seen=seen.sample.rows,
         loss=seen.here[0],
         constant_loss=seen.constant_loss,
-        gradient_norm=float(np.linalg.norm(seen.here[1])),
-        parameter_norm=float(np.linalg.norm(seen.parameters)),
+        gradient_norm=norm([seen.here[1]]),
+        parameter_norm=norm([seen.parameters]),
         learning_rate=seen.optimizer.learning_rate,
         best_learning_rate=math.nan if step is None else step.best_rate,
     )

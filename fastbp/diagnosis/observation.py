@@ -22,7 +22,7 @@ from fastbp.network import Network
 from fastbp.optimizers import Optimizer
 from fastbp.training import train
 
-__all__ = ["LayerView", "Observation", "StepView", "observe"]
+__all__ = ["LayerView", "Observation", "StepView", "norm", "observe"]
 
 SAMPLE_STREAM = 2**63 + 2**20  # of the generator: apart from initial values, splits and checks
 SAMPLE_ROWS = 1024
@@ -213,7 +213,7 @@ class Observation:
     @cached_property
     def batch_norms(self) -> NDArray[np.float64]:
         """Their norms."""
-        return np.asarray(np.linalg.norm(self.batch_gradients, axis=1))
+        return np.asarray(np.sqrt(np.square(self.batch_gradients).sum(axis=1)))
 
     @cached_property
     def step(self) -> StepView | None:
@@ -226,15 +226,15 @@ class Observation:
             direction = np.divide(gradient, size, out=np.zeros_like(gradient), where=size > 0)
         else:
             return None
-        length, scale = float(np.linalg.norm(direction)), float(np.linalg.norm(self.parameters))
+        length, scale = norm([direction]), norm([self.parameters])
         if not (length > 0 and scale > 0 and math.isfinite(length)):
             return None
         nudge = NUDGE * scale / length
         _, there = self.loss_and_gradient(self.parameters - nudge * direction, self.sample)
         if not np.isfinite(there).all():
             return None
-        curvature = float((gradient - there) @ direction) / nudge
-        return StepView(float(gradient @ direction), curvature, length / scale)
+        curvature = float(((gradient - there) * direction).sum()) / nudge
+        return StepView(float((gradient * direction).sum()), curvature, length / scale)
 
     @cached_property
     def trial_loss(self) -> float:

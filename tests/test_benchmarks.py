@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 
+from benchmarks import layer_statistics
 from benchmarks.__main__ import main, parse
 from benchmarks.fastbp_side import Contestant
 from benchmarks.peak import gigaflops, vector_lanes
@@ -308,3 +309,31 @@ def test_a_short_run_of_fastbp_alone(tmp_path, capsys):
     assert figures["ratio"] is None
     assert "| online" in capsys.readouterr().out
     assert shortfalls(result)  # no peer, no ratio
+
+
+def test_costs_of_looking_at_layers():
+    """A look of 2 ms every 4 epochs of 10 ms takes a twentieth of the time."""
+    costs = layer_statistics.Costs(
+        10, 4.0, [0.001, 0.002, 0.5], [(0.2, 0.1), (0.1, 0.1), (0.3, 0.1)]
+    )
+    assert costs.share == pytest.approx(0.05)
+    assert costs.ratios == pytest.approx((2.0, 1.5, 2.5))
+
+
+def test_a_short_run_of_looking_at_layers(monkeypatch):
+    """Runs that look do so after their first epoch and then at intervals; the others never."""
+    looks = layer_statistics.Clock
+    clocks = []
+
+    def clock():
+        clocks.append(looks())
+        return clocks[-1]
+
+    monkeypatch.setattr(layer_statistics, "Clock", clock)
+    costs = layer_statistics.measure(WORKLOADS["online"], 2, 0.01, 1)
+    assert [len(each.looks) for each in clocks] == [
+        1 + int(costs.epochs / costs.interval)
+    ] * 2
+    assert len(costs.looks) == sum(len(each.looks) - 1 for each in clocks) > 0
+    assert len(costs.seconds) == 2
+    assert min(min(pair) for pair in costs.seconds) > 0

@@ -331,9 +331,7 @@ def test_a_short_run_of_looking_at_layers(monkeypatch):
 
     monkeypatch.setattr(layer_statistics, "Clock", clock)
     costs = layer_statistics.measure(WORKLOADS["online"], 2, 0.01, 1)
-    assert [len(each.looks) for each in clocks] == [
-        1 + int(costs.epochs / costs.interval)
-    ] * 2
+    assert [len(each.looks) for each in clocks] == [1 + int(costs.epochs / costs.interval)] * 2
     assert len(costs.looks) == sum(len(each.looks) - 1 for each in clocks) > 0
     assert len(costs.seconds) == 2
     assert min(min(pair) for pair in costs.seconds) > 0

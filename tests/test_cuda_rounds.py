@@ -54,9 +54,9 @@ def test_batches_that_come_in_segments(clip_norm, way, monkeypatch):
     """A step is counted once a batch, whatever its segments; so is what the average weighs."""
     monkeypatch.setattr(tuning, "FUSED_SEGMENT_ROWS", 20)
     monkeypatch.setattr(tuning, "LAYERED_SEGMENT_ROWS", 20)
-    X, y = problem(90)
+    X, y = problem(50)
     settings = {"ema": 0.5, "clip_norm": clip_norm}
-    both(HELD, X, y, optimizer=fb.SGD(0.1), epochs=1, batch_size=45, **settings)
+    both(HELD, X, y, optimizer=fb.SGD(0.1), epochs=1, batch_size=25, **settings)
 
 
 @pytest.mark.usefixtures("racing")

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.usefixtures("gpu")
 @pytest.mark.usefixtures("racing")
 @pytest.mark.parametrize("way", WAYS, indirect=True)
 def test_every_way_trains_as_the_processor_does(way, dtype):
-    X, y = problem()
+    """Two epochs of two batches, of which the last has fewer rows."""
+    X, y = problem(14)
     network = fb.mlp(3, 5, 4, 2, activation="tanh")
     both(network, X, y, dtype, optimizer=fb.Adam(0.01), epochs=2, batch_size=9)
 
@@ -38,7 +39,7 @@ def test_what_resident_blocks_hold_does_not_matter(held, single_tiles, racing, m
     monkeypatch.setattr(program, "bytes_held", lambda plan: until(held, held_all(plan)))
     entries, load = [], racing.function  # a GPU keeps the kernels of other tests, too
     monkeypatch.setattr(racing, "function", lambda entry: entries.append(entry) or load(entry))
-    X, y = problem()
+    X, y = problem(14)
     network = fb.mlp(3, 5, 4, 2, activation="tanh")
     both(network, X, y, optimizer=fb.Adam(0.01), epochs=2, batch_size=9, l1=1e-3, clip_norm=0.3)
     found = [(entry.held, entry.single) for entry in entries if entry.resident]
@@ -53,8 +54,8 @@ def until(name, found):
 
 @pytest.mark.parametrize("way", WAYS, indirect=True)
 def test_everything_at_once(way):
-    X, y = problem(30)
-    weights = np.random.default_rng(1).uniform(size=30) * (np.arange(30) % 5 > 0)
+    X, y = problem(20)
+    weights = np.random.default_rng(1).uniform(size=20) * (np.arange(20) % 5 > 0)
     both(
         fb.mlp(3, 4, 2, activation="silu"),
         X,
@@ -74,12 +75,16 @@ def test_everything_at_once(way):
     )
 
 
-@pytest.mark.parametrize("way", ["resident", "fused", "layered"], indirect=True)
-@pytest.mark.parametrize("batch_size", [40, 41, 100])
+@pytest.mark.parametrize(
+    ("way", "batch_size"),
+    [*itertools.product(("fused", "layered"), (40, 41, 60)), ("resident", 41)],
+    indirect=["way"],
+)
 def test_batches_that_come_in_segments(way, batch_size, monkeypatch):
+    """Whole segments, one with a row more, all rows; what would be resident is fused then."""
     monkeypatch.setattr(tuning, "FUSED_SEGMENT_ROWS", 20)
     monkeypatch.setattr(tuning, "LAYERED_SEGMENT_ROWS", 20)
-    X, y = problem(100)
+    X, y = problem(60)
     both(fb.mlp(3, 4, 2), X, y, optimizer=fb.SGD(0.1), epochs=1, batch_size=batch_size)
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from fastbp.backends.choose import Device as Device
     from fastbp.backends.choose import devices as devices
     from fastbp.checkpoint import Checkpoint as Checkpoint
+    from fastbp.diagnosis import Diagnosis as Diagnosis
+    from fastbp.diagnosis import Finding as Finding
+    from fastbp.diagnosis import diagnose as diagnose
     from fastbp.errors import CheckpointError as CheckpointError
     from fastbp.errors import DeviceError as DeviceError
     from fastbp.errors import DivergenceError as DivergenceError
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from fastbp.layers import Layer as Layer
     from fastbp.layers import LayerNorm as LayerNorm
     from fastbp.layers import Residual as Residual
+    from fastbp.learning_rate import LearningRateCurve as LearningRateCurve
+    from fastbp.learning_rate import find_learning_rate as find_learning_rate
     from fastbp.losses import *  # noqa: F403
     from fastbp.model import Model as Model
     from fastbp.model import load as load
@@ -44,11 +49,14 @@ _HOMES = {
     "Dense": "layers",
     "Device": "backends.choose",
     "DeviceError": "errors",
+    "Diagnosis": "diagnosis",
     "DivergenceError": "errors",
     "Dropout": "layers",
+    "Finding": "diagnosis",
     "GradientCheck": "gradient_checks",
     "Layer": "layers",
     "LayerNorm": "layers",
+    "LearningRateCurve": "learning_rate",
     "Metric": "monitoring",
     "Model": "model",
     "Network": "network",
@@ -56,6 +64,8 @@ _HOMES = {
     "Scaling": "scaling",
     "TrainResult": "result",
     "devices": "backends.choose",
+    "diagnose": "diagnosis",
+    "find_learning_rate": "learning_rate",
     "gradient_check": "gradient_checks",
     "load": "model",
     "mlp": "network",

@@ -26,7 +26,14 @@ from fastbp.tensor_file import (
     read_tensor_file,
 )
 
-__all__ = ["Checkpoint", "RunFile", "read_model", "read_run_file", "write_run_file"]
+__all__ = [
+    "Checkpoint",
+    "RunFile",
+    "read_model",
+    "read_run_file",
+    "refuse_foreign",
+    "write_run_file",
+]
 
 RUN = Format("fastbp-run-1", "a checkpoint of a fastbp run", (*TEXTS, "notes"))
 SECONDS = 30.0  # between writes, where no interval is given
@@ -194,6 +201,35 @@ def run_of(file: TensorFile) -> RunFile:
             raise ValueError(f"notes: expected a dict; got {type(notes).__name__}")
         model = model_of(file.texts, with_prefix(file.tensors, MODEL_PREFIX))
         return RunFile(model, with_prefix(file.tensors, RUN_PREFIX), notes)
+
+
+def refuse_foreign(path: str | os.PathLike[str], argument: str = "checkpoint") -> None:
+    """Refuse to replace what is no whole file of a run, before there is a run to write.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Nothing is refused where there is no file.
+    argument : str
+        Its name in messages.
+
+    Raises
+    ------
+    OSError
+        For a folder, and a file that may not be read.
+    CheckpointError
+        For a damaged file of a run, and anything else.
+    """
+    try:
+        read_tensor_file(path, RUN)
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError) as error:
+        raise type(error)(f"{argument}: {error}") from None
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{argument}: {error}; it is not replaced: delete it, or choose another name"
+        ) from None
 
 
 def is_whole(path: str) -> bool:

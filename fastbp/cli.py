@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -42,17 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 1 after an error, 2 after wrong usage, 130 after Ctrl-C. Errors are one line.
+        0, or 1 after an error, 2 after wrong usage, 130 after Ctrl-C. Errors are one line; after
+        Ctrl-C the command that goes on with a run that was kept is another.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
     if options.run is None:
         parser.print_help()
         return 2
     try:
         report = options.run(options)
-    except KeyboardInterrupt:
-        print("fastbp: interrupted; nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"fastbp: interrupted; {str(interrupt) or 'nothing was written'}", file=sys.stderr)
         return 130
     except (
         CheckpointError,
@@ -62,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         TypeError,
         ValueError,
     ) as error:
-        print(f"fastbp: error: {in_options(str(error))}", file=sys.stderr)
+        words = [in_options(str(error)), *getattr(error, "__notes__", ())]
+        print(f"fastbp: error: {' '.join(words)}", file=sys.stderr)
         return 1
     except MemoryError as error:
         print(f"fastbp: error: out of memory: {error}", file=sys.stderr)
@@ -87,10 +91,19 @@ OPTIONS = {
     "device": "--device",
     "precision": "--precision",
     "threads": "--threads",
+    "ema": "--ema",
+    "class_weight": "--class-weight",
+    "label_smoothing": "--label-smoothing",
+    "checkpoint": "--checkpoint",
+    "every_epochs": "--checkpoint-every",
+    "every_minutes": "--checkpoint-every",
+    "resume": "--resume",
 }
 
 
 def in_options(message: str) -> str:
     """A message with the name of an argument replaced by that of the option."""
     name, colon, rest = message.partition(":")
+    if name == "resume":  # which speaks of another argument
+        rest = re.sub(r"(?<= of a run with )\w+(?==)", lambda m: OPTIONS.get(m[0], m[0]), rest)
     return OPTIONS.get(name, name) + colon + rest

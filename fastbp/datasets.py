@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastbp.arrays import as_inputs, as_targets, as_weights, finite_array
 from fastbp.backends.choose import host_array
+from fastbp.class_weights import class_indices, resolve_class_weights, weights_of_rows
 from fastbp.initializers import keyed_generator
 from fastbp.losses import Loss
 from fastbp.model import Model
@@ -61,16 +62,18 @@ def prepare_data(
     standardize: bool,
     loss: Loss,
     seed: int,
+    class_weight: Any = None,
 ) -> tuple[Data, Data | None, Scaling | None]:
-    """Check all arrays, hold out the validation part, fit the scaling on the rest."""
+    """Check all arrays, hold out the validation part, weigh and fit the scaling on the rest."""
     features, outputs, dtype = model.network.inputs, model.network.outputs, model.dtype
     sources = {"inputs": X, "targets": y}
     X, y, sample_weight = host_array(X), host_array(y), host_array(sample_weight)
     # With scaling the raw numbers are taken in float64 and rounded once, after the scaling.
     raw_dtype = np.float64 if standardize or model.scaling is not None else dtype
     inputs = as_inputs(X, features, raw_dtype)
-    targets = as_targets(y, loss, inputs.shape[0], outputs, raw_dtype)
+    targets = all_targets = as_targets(y, loss, inputs.shape[0], outputs, raw_dtype)
     weights = as_weights(sample_weight, inputs.shape[0], dtype)
+    train_rows: Any = slice(None)
     held_out: tuple[Any, Any, Any] | None = None
     held_sources: dict[str, Any] = {}
     if isinstance(validation, tuple | list):
@@ -90,6 +93,13 @@ def prepare_data(
         weights = (
             None if weights is None else as_weights(weights[train_rows], len(train_rows), dtype)
         )
+    if class_weight is not None:
+        classes, indices = class_indices(all_targets, loss, outputs)
+        by_class = resolve_class_weights(host_array(class_weight), classes, indices[train_rows])
+        wide = as_weights(sample_weight, len(indices), np.float64)
+        wide = None if wide is None else wide[train_rows]
+        weights = weights_of_rows(by_class, indices[train_rows], wide)
+        weights = as_weights(weights, len(weights), dtype, "class_weight")
     scaling = model.scaling
     if standardize and loss.targets == "real":
         finite_array("y", targets, dtype)  # predictions come back in these units

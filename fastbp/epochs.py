@@ -27,7 +27,7 @@ from fastbp.model import Model
 from fastbp.progress import NoProgress
 from fastbp.result import History, TrainResult, summarize
 from fastbp.run_engines import RunEngines
-from fastbp.run_state import RunState, describe_data, read_state, state_file
+from fastbp.run_state import RunState, check_engine, describe_data, read_state, state_file
 from fastbp.scaling import Scaling
 from fastbp.settings import Settings
 
@@ -85,8 +85,7 @@ class Run:
     ) -> None:
         self.model, self.settings, self.training = model, settings, training
         self.scaling, self.scaling_before = scaling, model.scaling
-        batch_rows = min(settings.batch_size, training.rows)
-        self.steps_per_epoch = -(-training.rows // batch_rows)
+        self.steps_per_epoch = -(-training.rows // min(settings.batch_size, training.rows))
         self.rates: NDArray[np.float64] = np.zeros(0)  # of the epoch
         self.history = History(model.network)
         self.watched: list[float] = []
@@ -189,12 +188,16 @@ class Run:
 
     def ending(self, row: np.void) -> str | None:
         """What the run ends by after an epoch, if by anything."""
-        settings, epochs = self.settings, self.reached.epochs
-        if settings.callbacks:
+        if self.settings.callbacks:
             self.keep(self.reached.kept)
-            answers = [callback(row, self.model) for callback in settings.callbacks]
+            answers = [callback(row, self.model) for callback in self.settings.callbacks]
             if any(answers):
                 return "callback"
+        return self.limit()
+
+    def limit(self) -> str | None:
+        """What ends the run after the last finished epoch, by the settings alone."""
+        settings, epochs = self.settings, self.reached.epochs
         if settings.patience is not None and epochs - self.reached.best_epoch >= settings.patience:
             return "patience"
         return "epochs" if epochs >= settings.epochs else None
@@ -337,8 +340,7 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint."""
         assert self.settings.checkpoint is not None
-        state = self.state()
-        content = state_file(self.model, self.scaling, state, self.settings, self.data)
+        content = state_file(self.model, self.scaling, self.state(), self.settings, self.data)
         write_run_file(self.settings.checkpoint.path, content)
         self.saved_at, self.saved_epochs = time.perf_counter(), self.reached.epochs
 
@@ -363,6 +365,7 @@ class Run:
     def restore(self, state: RunState) -> None:
         """Go on from where a run stood."""
         engine = self.engines.engine
+        check_engine(state, engine.read_state(), self.settings, self.steps_per_epoch)
         snapshots = []
         for flat in (state.kept, state.best):
             engine.load_parameters(flat)
@@ -375,14 +378,12 @@ class Run:
         self.training_seconds = state.training_seconds
         self.seconds_before = state.seconds
         self.sums = engine.scalars.copy() if self.steps > epochs * self.steps_per_epoch else None
-        self.stopped_by = state.stopped_by
-        if state.stopped_by == "epochs" and epochs < self.settings.epochs:
-            self.stopped_by = None
+        # It may have more epochs now, or have been interrupted before it saw that it had ended.
+        self.stopped_by = state.stopped_by if state.stopped_by == "callback" else self.limit()
 
     def result(self, message: str = "") -> TrainResult:
         """What `train` returns."""
         reached, settings = self.reached, self.settings
-        engine = self.engines.engine
         return summarize(
             self.history.rows(reached.epochs),
             stopped_by=self.stopped_by or "",
@@ -395,5 +396,5 @@ class Run:
             samples=self.training.rows * reached.epochs,
             training_seconds=self.training_seconds,
             device=settings.device,
-            threads=settings.threads if engine.pace.prefers_parallel else 1,
+            threads=settings.threads if self.engines.engine.pace.prefers_parallel else 1,
         )

@@ -62,6 +62,8 @@ class ProgressBar(NoProgress):
         if not math.isnan(row["validation_loss"]):
             parts.append(f"validation {row['validation_loss']:.4g}")
         parts.append(f"{samples_per_second:,.0f} samples/s")
+        if self.bar.n == 0:  # a run that goes on has epochs behind it, which took none of this time
+            self.bar.n = self.bar.initial = self.bar.last_print_n = int(row["epoch"]) - 1
         self.bar.set_description_str("", refresh=False)
         self.bar.set_postfix_str(", ".join(parts), refresh=False)
         self.bar.update(1)

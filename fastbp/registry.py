@@ -129,14 +129,18 @@ def finite(
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{argument}: expected a number; got {type(value).__name__}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond the numbers of float64
+        number = math.inf
     inside = (low < number if open_low else low <= number) and (
         number < high if open_high else number <= high
     )
     if not (math.isfinite(number) and inside):
         left = f"{'(' if open_low or math.isinf(low) else '['}{low:g}"
         right = f"{high:g}{')' if open_high or math.isinf(high) else ']'}"
-        raise ValueError(f"{argument}: expected a finite number in {left}, {right}; got {value!r}")
+        shown = repr(value) if abs(number) < math.inf else str(number)  # digits may be thousands
+        raise ValueError(f"{argument}: expected a finite number in {left}, {right}; got {shown}")
 
 
 def positive_integer(argument: str, value: Any, low: int = 1) -> int:

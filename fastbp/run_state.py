@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp.backends.contract import Scalar
 from fastbp.checkpoint import RunFile, read_run_file
 from fastbp.datasets import Data
 from fastbp.errors import CheckpointError
@@ -24,7 +26,12 @@ from fastbp.model_file import ModelFile
 from fastbp.scaling import Scaling
 from fastbp.settings import Settings
 
-__all__ = ["RunState", "describe_data", "read_state", "state_file"]
+__all__ = ["RunState", "check_engine", "describe_data", "read_state", "state_file"]
+
+ENDINGS = ("epochs", "patience", "callback")
+
+# Of the weights of rows only the product is known.
+DATA_IN_WORDS = {"sample_weight": "sample_weight or class_weight"}
 
 
 @dataclass(frozen=True)
@@ -138,30 +145,104 @@ def read_state(
     except FileNotFoundError:
         return None
     refuse_difference(f"{path}", file, model, settings, data)
-    tensors, notes = file.tensors, file.notes
     try:
-        columns = {name: tensors[f"history.{name}"] for name in history_dtype.names or ()}
-        history = np.empty(len(columns["epoch"]), dtype=history_dtype)
-        for name, values in columns.items():
-            history[name] = values
-        engine = {
-            name.removeprefix("engine."): values
+        return state_of(file, model, history_dtype)
+    except KeyError as error:
+        raise CheckpointError(f"{path}: cannot be read as a run (it has no {error})") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a run ({error})") from error
+
+
+def state_of(file: RunFile, model: Model, history_dtype: np.dtype[Any]) -> RunState:
+    """The state that a file holds; raises whatever wrong content leads to."""
+    tensors, notes = file.tensors, file.notes
+    columns = {name: tensors[f"history.{name}"] for name in history_dtype.names or ()}
+    epochs = len(columns["epoch"])
+    for name, values in columns.items():
+        kind = history_dtype[name]
+        check_array(f"history.{name}", values, kind.base, (epochs, *kind.shape))
+    history = np.empty(epochs, dtype=history_dtype)
+    for name, values in columns.items():
+        history[name] = values
+    if not np.array_equal(history["epoch"], np.arange(1, epochs + 1)):
+        raise ValueError("history.epoch: expected 1, 2 and so on")
+    check_array("watched", tensors["watched"], np.dtype(np.float64), (epochs,))
+    for name in ("kept", "best"):
+        check_array(name, tensors[name], np.dtype(model.dtype), model.parameters.shape)
+        if not np.isfinite(tensors[name]).all():
+            raise ValueError(f"{name}: expected finite numbers")
+    seconds = [float(notes[name]) for name in ("training_seconds", "seconds")]
+    if not all(0.0 <= each < math.inf for each in seconds):
+        raise ValueError(f"seconds: expected finite numbers of at least 0; got {seconds}")
+    best_epoch, stopped_by = notes["best_epoch"], notes["stopped_by"]
+    if type(best_epoch) is not int or not min(epochs, 1) <= best_epoch <= epochs:
+        raise ValueError(f"best_epoch: expected one of {epochs}; got {in_short(best_epoch)}")
+    if stopped_by not in (None, *ENDINGS) or (stopped_by and not epochs):
+        raise ValueError(f"stopped_by: expected how a run ends; got {in_short(stopped_by)}")
+    prefix = "engine."
+    return RunState(
+        engine={
+            name.removeprefix(prefix): values
             for name, values in tensors.items()
-            if name.startswith("engine.")
-        }
-        return RunState(
-            engine=engine,
-            kept=tensors["kept"],
-            best=tensors["best"],
-            history=history,
-            watched=tensors["watched"].tolist(),
-            best_epoch=int(notes["best_epoch"]),
-            training_seconds=float(notes["training_seconds"]),
-            seconds=float(notes["seconds"]),
-            stopped_by=notes["stopped_by"],
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a run ({error!r})") from error
+            if name.startswith(prefix)
+        },
+        kept=tensors["kept"],
+        best=tensors["best"],
+        history=history,
+        watched=tensors["watched"].tolist(),
+        best_epoch=best_epoch,
+        training_seconds=seconds[0],
+        seconds=seconds[1],
+        stopped_by=stopped_by,
+    )
+
+
+def in_short(value: Any) -> str:
+    """The beginning of a value that anyone may have written."""
+    return repr(value)[:80]
+
+
+def check_array(
+    name: str, found: NDArray[Any], dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> None:
+    """Refuse an array of another dtype or shape."""
+    if found.dtype != dtype or found.shape != shape:
+        raise ValueError(f"{name}: expected {dtype} {shape}; got {found.dtype} {found.shape}")
+
+
+def check_engine(
+    state: RunState, own: dict[str, NDArray[Any]], settings: Settings, steps_per_epoch: int
+) -> None:
+    """Refuse what an engine of this run cannot have written: kernels believe what they are given.
+
+    Parameters
+    ----------
+    state : RunState
+    own : dict of str to array
+        What the run's own engine says of itself.
+    settings : Settings
+    steps_per_epoch : int
+
+    Raises
+    ------
+    CheckpointError
+    """
+    assert settings.checkpoint is not None
+    epochs = len(state.history)
+    try:
+        if set(state.engine) != set(own):
+            raise ValueError("the tensors of its engine are not there, or others are")
+        for name, values in own.items():
+            check_array(f"engine.{name}", state.engine[name], values.dtype, values.shape)
+        step = float(state.engine["scalars"][Scalar.STEP])
+        last = epochs * steps_per_epoch if state.stopped_by else (epochs + 1) * steps_per_epoch
+        if not (epochs * steps_per_epoch <= step <= last and step.is_integer()):
+            raise ValueError(f"step: expected one after epoch {epochs}; got {step:g}")
+        if epochs > settings.epochs:
+            raise ValueError(f"epochs: expected at most {settings.epochs}; got {epochs}")
+    except ValueError as error:
+        path = settings.checkpoint.path
+        raise CheckpointError(f"{path}: cannot be read as a run ({error})") from error
 
 
 def refuse_difference(
@@ -184,9 +265,11 @@ def refuse_difference(
             f"resume: {path} is of a run with {name}={in_words(stored.get(name))}; "
             f"this one has {in_words(value)}"
         )
-    for name, value in data.items():
-        if stored_data.get(name) != value:
-            raise CheckpointError(f"resume: {path} is of a run with another {name}")
+    others = [DATA_IN_WORDS.get(n, n) for n, value in data.items() if stored_data.get(n) != value]
+    if others:
+        raise CheckpointError(
+            f"resume: {path} is of a run with another {', another '.join(others)}"
+        )
 
 
 def may_be_longer(stored: dict[str, Any], settings: Settings) -> bool:

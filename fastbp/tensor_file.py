@@ -11,6 +11,7 @@ Source: Hugging Face, safetensors, the section "Format" of its documentation.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -32,6 +33,7 @@ Array = NDArray[Any]
 
 HEADER_LIMIT = 100_000_000  # bytes; the format's own
 DIMENSIONS = 32
+PIECE = 1 << 16  # bytes
 # Wide ones lie first in a file, so every tensor is aligned.
 DTYPES = {"F64": "<f8", "I64": "<i8", "F32": "<f4", "U8": "|u1"}
 CODES = {np.dtype(kind).name: code for code, kind in DTYPES.items()}
@@ -182,13 +184,22 @@ def no_constant(name: str) -> None:
     raise ValueError(f"{name} stands in the header")
 
 
+def decoded(content: bytes) -> str:
+    """UTF-8 as text, tried in pieces first: to decode what is none takes several times its size."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(content), PIECE):
+        decoder.decode(content[start : start + PIECE])
+    decoder.decode(b"", final=True)
+    return content.decode()
+
+
 def read_header(file: BinaryIO, size: int) -> dict[str, Any]:
     """The header of a file of `size` bytes: a JSON object, whose texts are all valid."""
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= length <= min(size - 8, HEADER_LIMIT):
         raise ValueError("no header of a possible length")
-    text = file.read(length).decode()
+    text = decoded(file.read(length))
     if not text.startswith("{"):
         raise ValueError("no header")
     entries = json.loads(text, object_pairs_hook=without_repetition, parse_constant=no_constant)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastbp.backends.choose import in_standard_arithmetic, resolve_device
-from fastbp.checkpoint import Checkpoint
+from fastbp.checkpoint import Checkpoint, refuse_foreign
 from fastbp.datasets import prepare_data
 from fastbp.epochs import Run
 from fastbp.losses import Loss
@@ -19,6 +19,7 @@ from fastbp.progress import resolve_progress
 from fastbp.result import TrainResult
 from fastbp.schedules import Schedule
 from fastbp.settings import Callback, check_settings
+from fastbp.tensor_file import plain_text
 from fastbp.turns import one_at_a_time
 
 __all__ = ["train"]
@@ -55,10 +56,12 @@ def train(
     ema: float | None = None,
     monitor: Any = None,
     on_divergence: str = "raise",
+    class_weight: Any = None,
 ) -> TrainResult:
     """Train a model in place by mini-batch gradient descent.
 
-    For every batch, with weights w_i (1 without `sample_weight`)::
+    For every batch, with weights w_i (`sample_weight` times the weight of the row's class; 1
+    without)::
 
         objective = sum_i w_i loss_i / sum_i w_i + l1 sum|W| + l2/2 sum W**2
         gradient  = d objective / d parameters, scaled by min(1, clip_norm/|gradient|),
@@ -120,7 +123,8 @@ def train(
         history; a true result stops training.
     checkpoint : str, path-like or Checkpoint, optional
         Where the run is kept, so that it survives its process: at intervals (every 30 seconds for a
-        path), on Ctrl-C, and at the end. The one before is kept under the name with ``.previous``.
+        path), on Ctrl-C, and at the end. The one before is kept under the name with ``.previous``;
+        a file that is none is not replaced. ``model.metadata`` is written, too.
     resume : bool
         Go on from the checkpoint, to the same bits as a run that was never interrupted; begin anew
         where there is none. Parameters and scaling of `model` are those of the checkpoint then. A
@@ -143,6 +147,14 @@ def train(
         without.
     on_divergence : str
         ``"raise"`` DivergenceError, or ``"stop"`` and return a result whose `success` is False.
+    class_weight : str, mapping or array (classes,), optional
+        Multiplies the weights of training rows, by their class; only ratios count. A mapping from
+        labels to numbers of at least 0 (labels that it lacks have 1), an array with one for each
+        class, or ``"balanced"``: rows / (classes * rows of the class), of the training part. For
+        losses of integer labels; with one output also for binary_cross_entropy, if all targets are
+        0 or 1, and for hinge, whose classes are -1 and 1 in this order. Validation data has
+        `sample_weight` alone, whether it is held out or given, so that the validation loss stays
+        that of the classes as they occur.
 
     Returns
     -------
@@ -151,7 +163,8 @@ def train(
     Raises
     ------
     TypeError, ValueError
-        For arguments of the wrong kind, shape or range; nothing has been changed then.
+        For arguments of the wrong kind, shape or range, and with `checkpoint` for metadata that no
+        file can hold; nothing has been changed then.
     MemoryError
         If this machine's memory cannot hold the parameters, the arrays or the plans; nothing has
         been changed then.
@@ -165,10 +178,12 @@ def train(
         finished epoch.
     CheckpointError
         With `resume`, for a damaged checkpoint, and for one of another network, other data or other
-        settings; nothing has been changed then.
+        settings; without, for a file in the checkpoint's place that is damaged, or none of a run.
+        Nothing has been changed then.
     OSError
         When a checkpoint cannot be written; the older one is whole, and the model has the
-        parameters of the last finished batch.
+        parameters of the last finished batch. For a folder in the checkpoint's place, before
+        anything has been changed.
     RuntimeError
         When another call is training the model, in another thread or around a callback; nothing
         has been changed then.
@@ -209,9 +224,21 @@ def train(
         )
     if not isinstance(standardize, bool):
         raise TypeError(f"standardize: expected True or False; got {type(standardize).__name__}")
+    if settings.checkpoint is not None:
+        plain_text("metadata", model.metadata)
+        if not settings.resume:
+            refuse_foreign(settings.checkpoint.path)
     display = resolve_progress(progress, settings.epochs)
     training, held_out, scaling = prepare_data(
-        model, X, y, sample_weight, validation, standardize, settings.loss, settings.seed
+        model,
+        X,
+        y,
+        sample_weight,
+        validation,
+        standardize,
+        settings.loss,
+        settings.seed,
+        class_weight,
     )
     rows = min(settings.batch_size, training.rows)
     multiply_adds = passes_of("train") * rows * model.network.parameter_count

@@ -5,7 +5,12 @@ import csv
 import numpy as np
 import pytest
 
+import fastbp as fb
 from fastbp.cli import main
+from fastbp.datasets import split_rows
+
+# A quick training on the table of `common_tulips`.
+SMALL = ("--target", "kind", "--layers", "4", "--batch-size", 32, "--quiet")
 
 
 def run(capsys, *arguments):
@@ -35,3 +40,35 @@ def csv_without(path, column):
         rows = list(csv.reader(file))
     drop = rows[0].index(column)
     return [[f'"{c}"' if "," in c else c for i, c in enumerate(r) if i != drop] for r in rows]
+
+
+@pytest.fixture
+def common_tulips(flowers):
+    """The table without codes; tulips are about twice as common as each other kind."""
+    lines = [",".join(line) for line in csv_without(flowers, "code")]
+    kept = [line for i, line in enumerate(lines) if i % 2 or "tulip" in line or i == 0]
+    flowers.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    return flowers.name
+
+
+def trained(capsys, *arguments, code=0):
+    """Run `fastbp train`; what it printed, and its errors."""
+    found, text, error = run(capsys, "train", *arguments)
+    assert found == code, error
+    return text, error
+
+
+def in_python(table, **keywords):
+    """What `fastbp train` does with a table of these flowers, from Python."""
+    columns = np.genfromtxt(table, delimiter=",", skip_header=1, usecols=(0, 1))
+    with open(table, encoding="utf-8") as file:
+        kinds = [line.strip().split(",", 2)[2].strip('"') for line in list(file)[1:]]
+    _, y = np.unique(kinds, return_inverse=True)
+    train_rows, _ = split_rows(len(columns), 0.2, 1)
+    model = fb.Model(fb.mlp(2, 4, 3))
+    settings = {"loss": "cross_entropy", "epochs": 4, "batch_size": 32, "validation": 0.1}
+    settings |= {"optimizer": fb.AdamW(0.005, weight_decay=0.05), "schedule": "one_cycle"}
+    settings |= {"clip_norm": 0.3, "standardize": True, "patience": 50} | keywords
+    fb.train(model, columns[train_rows], y[train_rows], **settings)
+    fit_rows = train_rows[split_rows(len(train_rows), 0.1, 0)[0]]
+    return model, np.bincount(y[fit_rows]).tolist()

@@ -1,12 +1,18 @@
-"""Threads and processes beside trainings: what the scenarios of `forks` and `pools` have in common."""
+"""Threads beside trainings, and what scenarios of threads and processes share.
+
+Scenarios run in a process of their own, since they fork and leave threads behind: `run_scenario`
+starts one. Those of processes are in `child_processes`; tests run them, and
+``python -m benchmarks.reliability`` does so at full size.
+"""
 
 import concurrent.futures
-import copy
 import functools
 import os
 import signal
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +20,8 @@ import fastbp as fb
 from fastbp.backends.cpu import engine, workers
 
 ROWS = 96
+SECONDS = 60  # for a scenario
+SECONDS_INSIDE, SECONDS_OF_A_CHILD = 50, 30  # after which it says where it is
 SCENARIOS = {}
 
 
@@ -65,7 +73,51 @@ def train_in_threads(threads=8, models=10, parallel=True):
         engine.PARALLEL_MULTIPLY_ADDS = before
 
 
-# Children.
+def refusals_beside_a_training(attempts=20):
+    """Train a model in one thread and try to in another; how often that was refused, and the bits.
+
+    Returns the number of refusals, and whether the model is that of a training nobody disturbed.
+    """
+    X, y = data()
+    model, alone = (fb.Model(fb.mlp(3, 16, 1, activation="tanh")) for _ in range(2))
+    expected = trained(model=alone, epochs=5)
+    began, end, found = threading.Event(), threading.Event(), []
+
+    def callback(row, model):
+        began.set()
+        if row["epoch"] == 5:
+            end.wait(SECONDS_OF_A_CHILD)
+
+    thread = threading.Thread(
+        target=lambda: found.append(trained(model=model, epochs=5, callbacks=[callback]))
+    )
+    thread.start()
+    began.wait(SECONDS_OF_A_CHILD)
+    refused = 0
+    for _ in range(attempts):
+        try:
+            fb.train(model, X, y, epochs=1, standardize=True)
+        except RuntimeError as error:
+            refused += "is being trained by another call" in str(error)
+    end.set()
+    thread.join()
+    return refused, found == [expected]
+
+
+@scenario
+def trainings_in_8_threads():
+    for parallel in (True, False):
+        assert train_in_threads(8, 10, parallel) == []
+
+
+@scenario
+def one_model_in_two_threads():
+    for parallel in (True, False):
+        drive(parallel)
+        assert refusals_beside_a_training(20) == (20, True)
+
+
+# For scenarios of either kind.
 
 
 def in_child(function):
@@ -74,7 +126,7 @@ def in_child(function):
     if child == 0:
         code = 1
         try:
-            signal.alarm(30)  # says where it was
+            signal.alarm(SECONDS_OF_A_CHILD)
             function()
             code = 0
         except BaseException:
@@ -82,7 +134,10 @@ def in_child(function):
         finally:
             sys.stderr.flush()
             os._exit(code)
-    assert os.waitpid(child, 0)[1] == 0
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == -signal.SIGALRM:
+        os.kill(os.getpid(), signal.SIGALRM)  # its hanging is that of the scenario
+    assert status == 0
 
 
 @functools.cache
@@ -104,14 +159,10 @@ def check():
     assert workers.POOL.threads.count == 2
 
 
-def serves(model):
-    """Check, and use a model that another thread of the parent was using."""
-    check()
-    X, y = data()
-    copied = copy.copy(model)
-    for x in (X, X[:1].copy()):
-        assert np.array_equal(model.predict(x), copied.predict(x))
-    fb.train(model, X, y, epochs=1, batch_size=20)
+def compared(wanted):
+    """For a child of any kind: whether its bits are those of the parent."""
+    drive(True)
+    return trained() == wanted
 
 
 class Beside:
@@ -134,3 +185,103 @@ class Beside:
     def __exit__(self, *error):
         self.stop.set()
         self.thread.join()
+
+
+# Numba's own threads beside ours.
+
+
+@scenario
+def parallel_loops_of_a_user():
+    """A user's prange in the same process; the layer is that of NUMBA_THREADING_LAYER."""
+    import numba
+
+    @numba.njit(parallel=True)
+    def squares(x):
+        out = np.empty_like(x)
+        for i in numba.prange(x.size):
+            out[i] = x[i] * x[i]
+        return out
+
+    x = np.arange(1000.0)
+
+    def both():
+        assert np.array_equal(squares(x), x * x)
+        check()
+        assert np.array_equal(squares(x), x * x)
+
+    wanted = expected()
+    both()
+    layer = numba.threading_layer()
+    assert layer == os.environ["NUMBA_THREADING_LAYER"]
+    in_child(check)
+    if layer == "workqueue":  # the others do not survive a fork, or say that they do not
+        in_child(both)
+    with Beside(lambda began: (check(), began.set())):
+        for _ in range(200):
+            assert np.array_equal(squares(x), x * x)
+    inside = []
+    assert trained(callbacks=[lambda row, model: inside.append(squares(x)[-1])]) == expected()
+    assert inside == [x[-1] ** 2] * 3
+    assert compared(wanted)
+
+
+@scenario
+def bits():
+    """Print the bits of a training in parallel and of one that is serial."""
+    for parallel in (True, False):
+        drive(parallel)
+        print(trained().hex())
+
+
+# The parent's side.
+
+
+class Hang(AssertionError):
+    """A scenario that did not come to its end in time."""
+
+
+OF_THREADS = {"trainings_in_8_threads", "one_model_in_two_threads"}
+OF_LAYERS = {"bits", "parallel_loops_of_a_user"}
+LAYERS = {"omp": "omppool", "tbb": "tbbpool", "workqueue": "workqueue"}  # Numba's, of threads
+COLD = "forks_while_another_thread_compiles"  # its cache of kernels has to be empty
+
+
+def available(layer):
+    """Whether Numba has a layer of threads here; TBB comes apart, OpenMP from the system."""
+    check = f"from numba.np.ufunc import {LAYERS[layer]}"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def run_scenario(name, cache=None, **settings):
+    """Run a scenario in a process of its own, with all that it started; what it printed.
+
+    Raises `Hang`, or another AssertionError with what the process said.
+    """
+    environment = {
+        **os.environ,
+        "NUMBA_NUM_THREADS": "2",
+        "PYTHONPATH": os.pathsep.join([str(Path(fb.__file__).parents[1]), *sys.path[1:]]),
+        **settings,
+    }
+    if cache is not None:
+        environment["FASTBP_CACHE_DIR"] = str(cache)
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("child_processes.py")), name],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, errors = process.communicate()
+        raise Hang(f"{name}: no end after {SECONDS} seconds: {errors}") from None
+    if process.returncode == -signal.SIGALRM:
+        raise Hang(f"{name}: {errors}")
+    lines = output.splitlines()
+    assert (process.returncode, lines[-1:]) == (0, ["done"]), f"{name}: {errors}"
+    return lines[:-1]

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from killing import files_left
 
 import fastbp as fb
 
@@ -33,6 +35,9 @@ np.savez(output, parameters=model.parameters, loss=result.history["loss"], best=
 """
 
 
+STARTING = 0.3  # of the kills
+
+
 @dataclass(frozen=True)
 class Killed:
     """What came of it.
@@ -45,13 +50,22 @@ class Killed:
     unreadable : int
         Times that no checkpoint could be read although one had been written.
     is_same : bool
-        Whether the run ended with the bits of one that was never killed.
+        Whether all runs that came to their end have the bits of one that was never killed.
+    ended : int
+        Such runs.
+    resumed : int
+        Children that went on from a checkpoint.
+    files : Counter
+        What files the kills left, in words.
     """
 
     kills: int
     lost: int
     unreadable: int
     is_same: bool
+    ended: int
+    resumed: int
+    files: Counter
 
 
 def run_to_the_end(folder, name):
@@ -65,26 +79,38 @@ def run_to_the_end(folder, name):
 def kill_runs(folder, kills, seed=0):
     """Kill a run at random moments, `kills` times in all; begin anew whenever it reaches its end.
 
-    The moments are spread over the time that a child takes from its start to its end, so that they
-    fall into starting, training and writing.
+    Some are killed while they start, the others a while after the first line that they print, so
+    that the moments fall into starting, training and writing however busy the machine is.
     """
     folder, chance = Path(folder), random.Random(seed)
     expected = run_to_the_end(folder, "whole")
-    path, output = folder / "run.safetensors", folder / "run.npz"
-    killed = lost = unreadable = 0
-    is_same, reached = True, 0
+    own = folder / "own"  # nothing but the run's files
+    own.mkdir()
+    path, output = own / "run.safetensors", folder / "run.npz"
+    killed = lost = unreadable = ended = resumed = reached = 0
+    is_same, files = True, Counter()
     while killed < kills or not output.exists():
         command = [sys.executable, "-c", CHILD, str(path), str(output)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout.readline() == "started\n"
+            lines = []
             if killed < kills:
-                time.sleep(chance.uniform(0.1, 0.6))
+                if chance.random() < STARTING:
+                    time.sleep(chance.uniform(0.0, 0.5))
+                else:
+                    lines.append(child.stdout.readline())
+                    time.sleep(chance.uniform(0.0, 0.2))
                 child.send_signal(signal.SIGKILL)
-                killed += 1
-            lines = child.stdout.read().split()
-        epochs = [int(line) for line in lines]
+            lines += child.stdout.read().splitlines()
+        assert child.returncode in (0, -signal.SIGKILL), f"it ended with {child.returncode}"
+        if child.returncode != 0:  # and not at its end before the signal came
+            killed += 1
+            files[files_left(path)] += 1
+            output.unlink(missing_ok=True)  # it may be a part
+        epochs = [int(line) for line in lines if line.strip()]
         # An epoch is saved after its line, so the last line's may be missing.
         lost += bool(epochs) and epochs[0] < reached
+        resumed += bool(epochs) and epochs[0] > 1
         reached = epochs[-1] if epochs else reached
         if reached > 1:
             try:
@@ -92,10 +118,11 @@ def kill_runs(folder, kills, seed=0):
             except (fb.CheckpointError, OSError):
                 unreadable += 1
         if output.exists():
+            ended += 1
             found = dict(np.load(output))
             is_same &= all(np.array_equal(found[key], expected[key]) for key in expected)
             if killed < kills:
                 reached = 0
                 for file in (output, path, path.with_name(f"{path.name}.previous")):
                     file.unlink(missing_ok=True)
-    return Killed(killed, lost, unreadable, is_same)
+    return Killed(killed, lost, unreadable, is_same, ended, resumed, files)

@@ -4,6 +4,7 @@ Run as a program it is such a writer: ``python killing.py PATH SIZE`` writes sta
 reports each on its output; ``python killing.py PATH SIZE every`` dies at every call in turn.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fastbp.checkpoint import RunFile, read_run_file, write_run_file
+from fastbp.errors import CheckpointError
 from fastbp.files import previous_of
 from fastbp.model_file import ModelFile
 from fastbp.network import mlp
@@ -73,15 +75,28 @@ def writer(path, size, *more):
     )
 
 
-def kill_writers(path, kills, seed=0, size=1 << 18):
-    """Kill so many writers of PATH at random moments; count in which state they left it.
+def files_left(path):
+    """What there is of PATH in its folder, in words."""
+    folder, base = os.path.split(path)
+    names = set(os.listdir(folder))
+    words = ["PATH"] * (base in names) + ["PATH.previous"] * (f"{base}.previous" in names)
+    for ending, word in ((".partial", "a partial file"), (".link", "a link")):
+        words += [word] * any(name.endswith(ending) for name in names)
+    return " and ".join(words) or "nothing"
 
-    After each, PATH is readable and no older than the last state that was reported as written.
+
+def kill_writers(path, kills, seed=0, size=1 << 18):
+    """Kill so many writers of PATH at random moments; what came of it, and what files they left.
+
+    After each, PATH has to be readable and no older than the last state that was reported as
+    written. Where it is not, that counts as unreadable or lost, and the next writer begins anew.
+
+    Returns two Counters.
     """
     rng = random.Random(seed)
     path = str(path)
     folder, base = os.path.split(path)
-    outcomes = Counter()
+    outcomes, files = Counter(), Counter()
     before = found(path)[0]
     for _ in range(kills):
         with writer(path, size) as child:
@@ -92,17 +107,25 @@ def kill_writers(path, kills, seed=0, size=1 << 18):
             lines += child.stdout.read().splitlines()
         assert child.returncode == -signal.SIGKILL
         reported = int(lines[-1]) if lines else before
-        left = len(os.listdir(folder))
-        current, previous = found(path)
-        assert reported <= current <= reported + 1, (reported, current)
-        before = current
+        files[files_left(path)] += 1
         outcomes["killed"] += 1
+        try:
+            current, previous = found(path)
+        except (CheckpointError, AssertionError):
+            outcomes["unreadable"] += 1
+            for name in (path, previous_of(path)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name)
+            before = -1
+            continue
+        assert current <= reported + 1, (reported, current)
+        before = current
+        outcomes["lost"] += current < reported
         outcomes["written but not reported"] += current > reported
-        outcomes["temporary file left"] += left > 2
-        outcomes["one file of two names left"] += current == previous
+        outcomes["one file of two names left"] += -1 < current == previous
     write_run_file(path, state(before + 1, size))
-    assert sorted(os.listdir(folder)) == [base, f"{base}.previous"]
-    return outcomes
+    outcomes["leftovers that stay"] = len(set(os.listdir(folder)) - {base, f"{base}.previous"})
+    return outcomes, files
 
 
 def die_at(number, after):

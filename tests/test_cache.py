@@ -2,18 +2,16 @@
 
 import hashlib
 import os
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
+import cache_abuse
 import pytest
+from cache_abuse import FEW, ROOT, entries, small_entries
 
 from fastbp.backends import compilation
 from fastbp.backends.compilation import digest_of_sources
 from fastbp.backends.object_cache import MAGIC
 
-ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import sys
 import numpy as np, fastbp as fb
@@ -24,78 +22,30 @@ model = fb.Model(fb.Network(3, layers), dtype="float64")
 print(fb.train(model, X, X[:, 0], epochs=2).loss, model.predict(X[:1].copy())[0, 0])
 print("with Numba" if "numba" in sys.modules else "without Numba")
 """
-# A few functions that are compiled soon.
-FEW = """
-import sys
-from fastbp.backends.cpu.machine_code import bind
-print(all([bind("call_in_mode"), bind("reduce_tiles", "float64"), bind("store_rows", "float64")]))
-print("with Numba" if "numba" in sys.modules else "without Numba")
-"""
 
 
 def run(package, cache, script=SCRIPT, **settings):
-    """Train in a fresh process with a package and a cache folder: (results, with Numba or not)."""
-    environment = {**os.environ, "PYTHONPATH": str(package), "FASTBP_CACHE_DIR": str(cache)}
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**environment, **settings},
-        capture_output=True,
-        text=True,
-        cwd=package,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    results, numba = done.stdout.splitlines()
-    return results, numba == "with Numba"
-
-
-def start(cache):
-    """The same, begun and not waited for."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FASTBP_CACHE_DIR": str(cache)}
-    command = [sys.executable, "-c", SCRIPT]
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-
-
-def entries(cache):
-    """Compiled code in a cache folder, with its time of writing."""
-    return {path: path.stat().st_mtime_ns for path in Path(cache).rglob("*.kernel")}
+    """Train in a fresh process: (results, with Numba or not)."""
+    return cache_abuse.run(package, cache, script, **settings)
 
 
 @pytest.fixture
 def package(tmp_path):
-    shutil.copytree(
-        ROOT / "fastbp",
-        tmp_path / "package" / "fastbp",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
-    return tmp_path / "package"
+    return cache_abuse.copy_of_package(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def filled_cache(tmp_path_factory):
     """A cache folder that one process has filled, and what that process printed."""
-    cache = tmp_path_factory.mktemp("filled") / "cache"
-    return cache, run(ROOT, cache)[0]
-
-
-def small_entries(cache, count):
-    """The smallest files of a cache, which are compiled soonest."""
-    return sorted(cache.rglob("*.kernel"), key=lambda path: path.stat().st_size)[:count]
+    return cache_abuse.fill(tmp_path_factory.mktemp("filled"), SCRIPT)
 
 
 def test_a_second_process_compiles_nothing_and_an_edit_anywhere_is_seen(
     package, filled_cache, tmp_path
 ):
     """Where everything is cached, Numba is not even imported; the same sources elsewhere will do."""
-    cache = shutil.copytree(filled_cache[0], tmp_path / "cache")
-    first, compiled = filled_cache[1], entries(cache)
+    cache, _ = filled_cache.copy(tmp_path)
+    first, compiled = filled_cache.printed, entries(cache)
     assert compiled
     assert run(package, cache) == (first, False)
     assert entries(cache) == compiled
@@ -111,9 +61,7 @@ def test_a_second_process_compiles_nothing_and_an_edit_anywhere_is_seen(
     # An edit of a law, in a file that holds no kernel.
     laws = package / "fastbp" / "activations.py"
     text = laws.read_text(encoding="utf-8")
-    changed = text.replace(
-        "return z * shrink, shrink * shrink", "return z * shrink * shrink, shrink"
-    )
+    changed = text.replace(cache_abuse.LAW, cache_abuse.WRONG_LAW)
     assert changed != text
     laws.write_text(changed, encoding="utf-8")
     assert run(package, cache)[0] != first
@@ -150,8 +98,8 @@ def test_an_edit_in_any_file_makes_other_keys(package, monkeypatch):
 
 def test_settings_that_change_the_code_are_told_apart(filled_cache, tmp_path):
     """And where Numba checks bounds, of which kernels have none, the bits are the same."""
-    cache = shutil.copytree(filled_cache[0], tmp_path / "cache")
-    first, count = filled_cache[1], len(entries(cache))
+    cache, _ = filled_cache.copy(tmp_path)
+    first, count = filled_cache.printed, len(entries(cache))
     assert run(ROOT, cache, NUMBA_BOUNDSCHECK="1") == (first, True)
     assert len(entries(cache)) == 2 * count
     assert run(ROOT, cache, NUMBA_NUM_THREADS="1") == (first, False)
@@ -165,43 +113,10 @@ def test_a_cache_folder_that_cannot_be_used_is_no_error(tmp_path):
     assert blocked.read_text(encoding="utf-8") == "not a folder"
 
 
-def test_processes_that_race_for_a_cold_folder(filled_cache, tmp_path):
-    """Six at once, which all miss a few functions: the same bits, no error, and no rest."""
-    cache, printed = filled_cache
-    copy = shutil.copytree(cache, tmp_path / "cache")
-    missing = small_entries(copy, 3)
-    for path in missing:
-        path.unlink()
-    processes = [start(copy) for _ in range(6)]
-    for process in processes:
-        output, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
-        assert output.splitlines() == [printed, "with Numba"]
-    assert all(path.exists() for path in missing)
-    assert list(copy.rglob("*.part")) == []
-    assert run(ROOT, copy) == (printed, False)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no limits of files")
-def test_a_disk_that_is_full(filled_cache, tmp_path):
-    """The system refuses to write more than some bytes: everything is compiled, and no file stays."""
-    cache, printed = filled_cache
-    copy = shutil.copytree(cache, tmp_path / "cache")
-    missing = small_entries(copy, 2)
-    for path in missing:
-        path.unlink()
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{limit}\n{SCRIPT}"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "FASTBP_CACHE_DIR": str(copy)},
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert (done.returncode, done.stdout.splitlines()) == (0, [printed, "with Numba"]), done.stderr
-    assert not any(path.exists() for path in missing)
-    assert list(copy.rglob("*.part")) == []
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has other rights and limits")
+@pytest.mark.parametrize("abuse", [cache_abuse.race, cache_abuse.full, cache_abuse.read_only])
+def test_what_can_happen_to_a_cache(abuse, filled_cache, tmp_path):
+    abuse(tmp_path, filled_cache)
 
 
 DAMAGES = {
@@ -214,8 +129,8 @@ DAMAGES = {
 
 def test_damaged_files_are_misses_and_are_mended(filled_cache, tmp_path):
     """The same result, and no error."""
-    cache, printed = filled_cache
-    copy = shutil.copytree(cache, tmp_path / "cache")
+    copy, _ = filled_cache.copy(tmp_path)
+    printed = filled_cache.printed
     for path, damage in zip(small_entries(copy, len(DAMAGES)), DAMAGES.values(), strict=True):
         path.write_bytes(damage(path.read_bytes()))
     assert run(ROOT, copy) == (printed, True)
@@ -251,9 +166,8 @@ def undefined_symbols(code):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF")
 def test_cached_code_needs_nothing_of_numba_and_allocates_nothing(filled_cache):
     """No symbol that only an imported Numba could supply, no allocation, no Python."""
-    cache, _ = filled_cache
     found = set()
-    for path in entries(cache):
+    for path in entries(filled_cache.cache):
         code = path.read_bytes()
         assert code.startswith(MAGIC)
         assert code[len(MAGIC) :][:32] == hashlib.sha256(code[len(MAGIC) + 32 :]).digest()

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 from mutations import DAMAGES, FORGERIES, join, sealed, split, survey
-from test_checkpoint_files import model_file, parts
+from test_checkpoint_files import model_file, model_parts, parts
 
 import fastbp as fb
 from fastbp.checkpoint import RunFile, read_run_file, write_run_file
@@ -13,11 +13,11 @@ from fastbp.checkpoint import RunFile, read_run_file, write_run_file
 MUTATIONS = 2000
 
 
-def small_run():
+def small_run(dtype="float32"):
     network = fb.mlp(1, 1)
-    model = fb.Model(network, seed=1)
+    model = fb.Model(network, dtype, seed=1)
     content = model_file()
-    content.network, content.dtype, content.scaling = network, "float32", None
+    content.network, content.dtype, content.scaling = network, dtype, None
     content.tensors, content.metadata = dict(model.weights), {}
     return RunFile(content, {"rate": np.full(1, 0.1)}, {"epoch": 1})
 
@@ -91,15 +91,8 @@ def test_mutated_files_of_models(tmp_path):
     model = fb.Model(content.network, "float64", seed=4)
     model.scaling, model.metadata = content.scaling, {"columns": ["a", 1]}
     model.save(path)
-
-    def read(path):
-        found = fb.load(path)
-        scaling = {} if found.scaling is None else vars(found.scaling)
-        bits = {key: value.tobytes() for key, value in scaling.items() if value is not None}
-        return found.network, found.dtype, found.seed, found.parameters.tobytes(), bits
-
     generators = (random.Random(-i) for i in range(1, MUTATIONS + 1))
-    outcomes = survey(path, path.read_bytes(), read, generators)
+    outcomes = survey(path, path.read_bytes(), lambda path: model_parts(fb.load(path)), generators)
     assert sum(outcomes.values()) == MUTATIONS
     assert sum(count for (_, outcome), count in outcomes.items() if outcome == "refused") > 1500
 
@@ -181,7 +174,7 @@ def test_numbers_that_no_float_can_hold_are_refused(tmp_path):
     texts = header["__metadata__"]
     texts["network"] = texts["network"].replace("0.2", "1" + "0" * 400)
     write(path, sealed(header, data))
-    with pytest.raises(fb.CheckpointError, match="too large to convert to float"):
+    with pytest.raises(fb.CheckpointError, match="slope: expected a finite number"):
         fb.load(path)
 
 

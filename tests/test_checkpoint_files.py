@@ -57,6 +57,14 @@ def parts(run):
     return bits, model.network, model.dtype, model.seed, repr(model.metadata), repr(run.notes)
 
 
+def model_parts(model):
+    """Everything that the file of a model says, in the same form."""
+    scaling = {} if model.scaling is None else vars(model.scaling)
+    bits = {key: value.tobytes() for key, value in scaling.items() if value is not None}
+    bits["parameters"] = model.parameters.tobytes()
+    return bits, model.network, model.dtype, model.seed, repr(model.metadata)
+
+
 def test_a_run_comes_back_to_the_bit(run_file, tmp_path):
     path = tmp_path / "run.ckpt"
     write_run_file(path, run_file)
@@ -256,6 +264,18 @@ def test_reading_holds_a_file_in_memory_once(tmp_path):
     model.save(path)
     _, loaded = peak_of(fb.load, path)
     assert loaded < 2.1 * os.path.getsize(path) + 200_000
+
+
+def test_a_header_that_claims_the_data_takes_no_memory(tmp_path):
+    """Numbers are no UTF-8, but their beginning may be, and with wide characters."""
+    path = tmp_path / "run"
+    wide = np.frombuffer("\U0001f600".encode() * 400_000 + b"\xff" * 8, np.float64)
+    write_run_file(path, RunFile(model_file(), {"wide": wide}, {}))
+    content = path.read_bytes()
+    path.write_bytes((len(content) - 8).to_bytes(8, "little") + content[8:])
+    error, peak = peak_of(read_run_file, path)
+    assert isinstance(error, fb.CheckpointError)
+    assert peak < 1.1 * len(content) + 200_000
 
 
 def test_claims_take_no_memory(tmp_path):

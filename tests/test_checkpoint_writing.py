@@ -32,9 +32,11 @@ def path(tmp_path):
 
 
 def test_writers_that_are_killed_at_random_moments(tmp_path):
-    outcomes = kill_writers(tmp_path / "run.ckpt", kills=30)
-    assert outcomes["killed"] == 30
-    assert outcomes["temporary file left"] > 0  # some were in the middle of it
+    outcomes, files = kill_writers(tmp_path / "run.ckpt", kills=30)
+    assert outcomes["killed"] == sum(files.values()) == 30
+    for wrong in ("unreadable", "lost", "leftovers that stay"):
+        assert outcomes[wrong] == 0
+    assert any("partial" in left for left in files)  # some were in the middle of it
 
 
 def test_writers_that_die_before_and_after_every_call(tmp_path):

@@ -5,15 +5,12 @@ import copy
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
-import scenarios
-from concurrency import SCENARIOS, data, train_in_threads
+from child_processes import SCENARIOS
+from concurrency import COLD, OF_LAYERS, OF_THREADS, available, data, run_scenario, train_in_threads
 from profiling import interrupted_after
 
 import fastbp as fb
@@ -22,59 +19,17 @@ from fastbp.backends.cpu.workers import POOL, Pool
 from fastbp.initializers import BLAS, INITIALIZERS, keyed_generator
 from fastbp.turns import Line
 
-SECONDS = 60
-
 
 @pytest.mark.parametrize("parallel", [True, False])
 def test_trainings_in_8_threads_have_the_bits_of_serial_runs(parallel):
     assert train_in_threads(8, 10, parallel) == []
 
 
-def run_scenario(name, cache=None, **settings):
-    """Run a scenario in a process of its own, with all that it started; what it printed."""
-    environment = {
-        **os.environ,
-        "NUMBA_NUM_THREADS": "2",
-        "PYTHONPATH": os.pathsep.join([str(Path(fb.__file__).parents[1]), *sys.path[1:]]),
-        **settings,
-    }
-    if cache is not None:
-        environment["FASTBP_CACHE_DIR"] = str(cache)
-    process = subprocess.Popen(
-        [sys.executable, scenarios.__file__, name],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, errors = process.communicate()
-        raise AssertionError(f"no end after {SECONDS} seconds: {errors}") from None
-    lines = output.splitlines()
-    assert (process.returncode, lines[-1:]) == (0, ["done"]), errors
-    return lines[:-1]
-
-
-OF_LAYERS = {"bits", "parallel_loops_of_a_user"}
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-@pytest.mark.parametrize("name", sorted(set(SCENARIOS) - OF_LAYERS))
+@pytest.mark.parametrize("name", sorted(set(SCENARIOS) - OF_LAYERS - OF_THREADS))
 def test_processes(name, tmp_path):
     """Each works, and has the bits of its parent, or is one clear error; none hangs."""
-    run_scenario(name, tmp_path if name == "forks_while_another_thread_compiles" else None)
-
-
-def available(layer):
-    """Whether Numba has a layer of threads here: TBB comes apart, some systems have no OpenMP."""
-    modules = {"omp": "omppool", "tbb": "tbbpool", "workqueue": "workqueue"}
-    check = f"from numba.np.ufunc import {modules[layer]}"
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, check=False)
-    return done.returncode == 0
+    run_scenario(name, tmp_path if name == COLD else None)
 
 
 @pytest.mark.parametrize("layer", ["omp", "tbb", "workqueue"])
@@ -82,7 +37,8 @@ def test_parallel_loops_of_a_user_run_beside_trainings(layer):
     """Before, after, in callbacks, and at the same time in another thread."""
     if not available(layer):
         pytest.skip(
-            f"Numba finds no {layer} here (tbb: pip install tbb, and its folder of libraries in LD_LIBRARY_PATH)"
+            f"Numba finds no {layer} here (tbb: pip install tbb, and its folder of libraries in "
+            "LD_LIBRARY_PATH)"
         )
     run_scenario("parallel_loops_of_a_user", NUMBA_THREADING_LAYER=layer)
 

@@ -12,6 +12,7 @@ from numba import float32, float64, njit, types
 import fastbp as fb
 from fastbp import elementary
 from fastbp.activations import Activation
+from fastbp.backends.cpu import compiler
 from fastbp.backends.cpu.compiler import compilable, compile_object
 from fastbp.backends.cpu.machine_code import Function
 from fastbp.backends.cuda.functions import Functions
@@ -240,6 +241,33 @@ def test_a_law_that_may_raise_is_refused(name):
         compile_object(function, "raising")
     with pytest.raises(TypeError, match="may raise an exception, which no kernel can pass on"):
         Functions(lambda made: made).compilable(law)
+
+
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [
+        ("dense_forward", "gelu"),
+        ("elementwise_loss", "poisson"),
+        ("order_rows", ""),
+        ("run_batches", ""),
+    ],
+)
+def test_our_own_code_cannot_raise(name, law, monkeypatch):
+    """It is compiled once, and LLVM can show it: nothing is compiled without that check."""
+    asked = []
+
+    def emit(*arguments, may_raise):
+        asked.append(may_raise)
+        return emitted(*arguments, may_raise=may_raise)
+
+    emitted = compiler.emit
+    monkeypatch.setattr(compiler, "emit", emit)
+    families = {"gelu": Activation, "poisson": Loss}
+    found = families[law].resolve(law).law if law else None
+    numbers = {"run_batches": (1,), "order_rows": ()}.get(name, (0,))
+    dtype = "" if name == "run_batches" else "float32"
+    assert compile_object(Function(name, dtype, found, numbers), "shown")
+    assert asked == [False]
 
 
 def test_a_network_with_such_a_law_says_so(monkeypatch):

@@ -4,9 +4,10 @@ import contextlib
 
 import numpy as np
 import pytest
-from killed_runs import Killed, kill_runs
+from killed_runs import kill_runs
 
 import fastbp as fb
+from fastbp.backends.contract import Scalar
 from fastbp.backends.cpu.pace import Pace
 from fastbp.checkpoint import read_run_file, write_run_file
 
@@ -192,19 +193,83 @@ def test_a_run_of_something_else_is_refused(message, small, tmp_path):
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("forged", ["settings", "data", "history"])
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_run_that_is_interrupted_after_its_last_epoch_has_ended(patience, small, tmp_path):
+    """The state was saved before anything saw that this was the last one."""
+    settings = {"patience": patience, "optimizer": fb.Adam(0.5), "epochs": 40 if patience else 7}
+    expected = trained(None, *small, **settings)
+    assert expected[1].stopped_by == ("patience" if patience else "epochs")
+    path = tmp_path / "run.safetensors"
+
+    def interrupt(row, _):
+        if row["epoch"] == expected[1].epochs:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fb.train(
+            fb.Model(NETWORK),
+            *small,
+            batch_size=8,
+            checkpoint=path,
+            callbacks=[interrupt],
+            **settings,
+        )
+    assert read_run_file(path).notes["stopped_by"] is None
+    assert_same(trained(path, *small, resume=True, **settings), expected)
+
+
+def with_entry(values, index, value):
+    """A copy with one number changed."""
+    found = values.copy()
+    found[index] = value
+    return found
+
+
+FORGED = {
+    "notes settings": ([], "says nothing of its settings"),
+    "notes data": (None, "says nothing of its settings"),
+    "notes best_epoch": (8, "best_epoch: expected one of 7; got 8"),
+    "notes seconds": (10**400, "too large to convert to float"),
+    "notes training_seconds": (-1.0, "seconds: expected finite numbers of at least 0"),
+    "notes stopped_by": ("boredom", "stopped_by: expected how a run ends; got 'boredom'"),
+    "history.loss": (None, "it has no 'history.loss'"),
+    "history.epoch": (lambda values: values + 1, "history.epoch: expected 1, 2 and so on"),
+    "history.seconds": (lambda values: values[:1], r"history.seconds: expected float64 \(7,\)"),
+    "watched": (lambda values: values.astype(np.float32), "watched: expected float64"),
+    "kept": (lambda values: values[:-1], r"kept: expected float32 \(164,\); got float32 \(163,\)"),
+    "best": (lambda values: with_entry(values, 3, np.nan), "best: expected finite numbers"),
+    "engine.slot.first": (None, "the tensors of its engine are not there, or others are"),
+    "engine.carry": (lambda values: np.zeros(9), "engine.carry: expected float64"),
+    **{
+        f"engine.scalars {step}": (
+            lambda values, step=step: with_entry(values, Scalar.STEP, step),
+            "step: expected one after epoch 7; got",
+        )
+        for step in (-1.0, 48.0, 49.5, 50.0, 1e300, np.nan, np.inf)
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("forged", FORGED)
 def test_a_forged_run_is_one_clear_error(forged, small, tmp_path):
-    """Written by someone who knows the format, with a right SHA-256."""
+    """Written by someone who knows the format, with a right SHA-256; a kernel would believe it."""
     path = tmp_path / "run.safetensors"
     trained(path, *small)
     content = read_run_file(path)
-    if forged == "history":
-        del content.tensors["history.loss"]
+    change, message = FORGED[forged]
+    kind, _, name = forged.partition(" ")
+    if kind == "notes":
+        content.notes[name] = change
+    elif change is None:
+        del content.tensors[kind]
     else:
-        content.notes[forged] = []
+        content.tensors[kind] = change(content.tensors[kind])
     write_run_file(path, content)
-    with pytest.raises(fb.CheckpointError, match="cannot be read as a run"):
-        trained(path, *small, resume=True)
+    model = fb.Model(NETWORK, seed=9)
+    before = model.parameters.copy()
+    with pytest.raises(fb.CheckpointError, match=f"cannot be read as a run .*{message}"):
+        fb.train(model, *small, epochs=7, batch_size=8, checkpoint=path, resume=True)
+    assert np.array_equal(model.parameters, before)
 
 
 def test_a_schedule_that_knows_the_length_keeps_it(small, tmp_path):
@@ -247,4 +312,6 @@ def test_a_checkpoint_is_a_model(small, tmp_path):
 def test_a_run_that_is_killed_again_and_again(tmp_path):
     """As `python -m benchmarks.reliability` does it 300 times."""
     found = kill_runs(tmp_path, 12)
-    assert found == Killed(kills=12, lost=0, unreadable=0, is_same=True)
+    assert (found.kills, found.lost, found.unreadable, found.is_same) == (12, 0, 0, True)
+    assert found.ended >= 1
+    assert sum(found.files.values()) == 12

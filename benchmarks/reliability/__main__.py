@@ -87,6 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         "scale": options.scale,
         "seed": options.seed,
         "date": machine["date"],
+        "processor": machine["processor"],
     }
     subjects: dict[str, Any] = {}
     interrupted = False

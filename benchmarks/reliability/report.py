@@ -50,7 +50,7 @@ def report(result: dict[str, Any]) -> str:
             lines += ["", "Broken:", "", *(f"- {text}" for text in found["broken"])]
         lines += [
             "",
-            f"`{found['command']}`, {found['date']}, {found['seconds']:.0f} s"
+            f"`{found['command']}`, {found['date']}, {found['processor']}, {found['seconds']:.0f} s"
             + (f"; the machine's load was {company:.1f}." if company is not None else "."),
         ]
     return without_folders("\n".join(lines) + "\n")

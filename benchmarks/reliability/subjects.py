@@ -22,6 +22,10 @@ SUBJECTS = {
     "faults": "benchmarks.reliability.faults:check",
     "bits": "benchmarks.reliability.bits:check",
     "memory": "benchmarks.reliability.memory:check",
+    "kill": "benchmarks.reliability.kill:check",
+    "mutations": "benchmarks.reliability.mutations:check",
+    "interrupts": "benchmarks.reliability.interrupts:check",
+    "concurrency": "benchmarks.reliability.concurrency:check",
 }
 
 

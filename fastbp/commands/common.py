@@ -43,7 +43,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def output_path(given: str | None, data: str, ending: str) -> Path:
+def output_path(given: str | None, data: str, ending: str, option: str = "--output") -> Path:
     """Where a command writes: as given, or in this folder under the data's name.
 
     Raises
@@ -53,15 +53,15 @@ def output_path(given: str | None, data: str, ending: str) -> Path:
     """
     path = Path(data_name(data) + ending) if given is None else Path(given)
     if given == "":
-        raise ValueError("--output: expected the name of a file; got an empty one")
+        raise ValueError(f"{option}: expected the name of a file; got an empty one")
     if path.is_dir():
-        raise IsADirectoryError(f"--output: expected the name of a file; {path} is a folder")
+        raise IsADirectoryError(f"{option}: expected the name of a file; {path} is a folder")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"--output: no such folder: {path.parent}")
+        raise FileNotFoundError(f"{option}: no such folder: {path.parent}")
     if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"--output: cannot write into the folder {path.parent}")
+        raise PermissionError(f"{option}: cannot write into the folder {path.parent}")
     if path.exists() and os.path.exists(data) and path.samefile(data):
-        raise ValueError(f"--output: {path} is the data itself")
+        raise ValueError(f"{option}: {path} is the data itself")
     return path
 
 

@@ -27,6 +27,13 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def shown(value: Any) -> str:
+    """A note of a model in words; what is None of several is left out."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {each}" for name, each in value.items() if each is not None)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def run(options: argparse.Namespace) -> Report:
     """Describe."""
     if options.model is None:
@@ -42,8 +49,7 @@ def run(options: argparse.Namespace) -> Report:
         lines.append("inputs and targets are standardised inside the model")
     for name, value in model.metadata.items():
         if value is not None:
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            lines.append(f"{name}: {shown}")
+            lines.append(f"{name}: {shown(value)}")
     data = {
         "network": model.network.describe(),
         "dtype": model.dtype,

@@ -23,14 +23,24 @@ def training_text(data: dict[str, Any], result: TrainResult) -> str:
             f"validation, {rows['test']:,} for the test",
         ),
         ("network", f"{data['network']}, {data['parameters']:,} parameters"),
+        *rate_pair(data),
         ("device", f"{result.device}{threads}"),
         ("epochs", f"{result.epochs} ({result.steps:,} steps). {result.message}"),
         ("time", f"{result.seconds:.2f} s, {result.samples_per_second:,.0f} samples/s"),
         ("model", data["output"]),
     ]
+    if data["checkpoint"]:
+        pairs.append(("checkpoint", data["checkpoint"]))
     if data["picture"]:
         pairs.append(("learning curve", data["picture"]))
     return "\n".join(f"{name:>14}  {value}" for name, value in pairs)
+
+
+def rate_pair(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """The learning rate, where it was looked for."""
+    if not data["is_rate_found"]:
+        return []
+    return [("learning rate", f"{data['learning_rate']:.2g}, found by the range test")]
 
 
 def shown(value: float) -> str:

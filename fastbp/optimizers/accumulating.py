@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fastbp.elementary import constant, sqrt
 from fastbp.optimizers.base import Optimizer
@@ -64,6 +65,8 @@ class RMSprop(Optimizer):
     centered: Graves, Generating sequences with recurrent neural networks, 2013.
     """
 
+    step_follows: ClassVar[str] = "root_mean_square"
+
     learning_rate: float = 0.01
     rho: float = 0.99
     momentum: float = 0.0
@@ -106,6 +109,8 @@ class Adagrad(Optimizer):
 
     Source: Duchi, Hazan and Singer, Adaptive subgradient methods, 2011.
     """
+
+    step_follows: ClassVar[str] = "root_mean_square"
 
     learning_rate: float = 0.01
     epsilon: float = 1e-10

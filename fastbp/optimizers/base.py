@@ -39,6 +39,10 @@ class Optimizer(Named):
     # Initial values of the scalars that `begin` carries from step to step.
     carry: ClassVar[tuple[float, ...]] = ()
 
+    # What the step of a parameter is in proportion to, besides the learning rate: its "gradient",
+    # or its gradient by the "root_mean_square" of it; "" where that is not so, or not known.
+    step_follows: ClassVar[str] = ""
+
     def __post_init__(self) -> None:
         finite("learning_rate", self.learning_rate, 0.0, open_low=True)
         for field in dataclasses.fields(self):

@@ -58,6 +58,8 @@ class Adam(Optimizer):
     and Kumar, On the convergence of Adam and beyond, 2018.
     """
 
+    step_follows: ClassVar[str] = "root_mean_square"
+
     learning_rate: float = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
@@ -119,6 +121,8 @@ class Adamax(Optimizer):
     Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, section 7.1.
     """
 
+    step_follows: ClassVar[str] = "root_mean_square"
+
     learning_rate: float = 2e-3
     beta1: float = 0.9
     beta2: float = 0.999
@@ -177,6 +181,8 @@ class NAdam(Optimizer):
     Source: Dozat, Incorporating Nesterov momentum into Adam, 2016.
     """
 
+    step_follows: ClassVar[str] = "root_mean_square"
+
     learning_rate: float = 2e-3
     beta1: float = 0.9
     beta2: float = 0.999
@@ -231,6 +237,8 @@ class RAdam(Optimizer):
 
     Source: Liu et al., On the variance of the adaptive learning rate and beyond, 2020.
     """
+
+    step_follows: ClassVar[str] = "root_mean_square"
 
     learning_rate: float = 1e-3
     beta1: float = 0.9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fastbp.elementary import constant, sign
 from fastbp.optimizers.base import Optimizer
@@ -94,6 +95,8 @@ class Lion(Optimizer):
 
     Source: Chen et al., Symbolic discovery of optimization algorithms, 2023.
     """
+
+    step_follows: ClassVar[str] = "root_mean_square"
 
     learning_rate: float = 1e-4
     beta1: float = 0.9

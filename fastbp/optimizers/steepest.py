@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fastbp.optimizers.base import Optimizer
 
@@ -43,6 +44,8 @@ class SGD(Optimizer):
     Source: Sutskever, Martens, Dahl and Hinton, On the importance of initialization and momentum in
     deep learning, 2013, in the form that PyTorch uses.
     """
+
+    step_follows: ClassVar[str] = "gradient"
 
     learning_rate: float = 0.01
     momentum: float = 0.0

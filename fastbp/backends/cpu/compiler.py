@@ -14,6 +14,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import config
 from numba.core.compiler import Flags, compile_extra
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
@@ -40,6 +41,7 @@ from fastbp.backends.cpu.lanes import loss as lanes_loss
 from fastbp.backends.cpu.lanes import propagation as lanes_propagation
 from fastbp.backends.cpu.machine_code import Function
 from fastbp.backends.cpu.predict_rows import predict_rows
+from fastbp.registry import is_own
 
 __all__ = ["FACTORIES", "compilable", "compile_object", "number_type"]
 
@@ -112,7 +114,10 @@ def compile_object(function: Function, symbol: str) -> bytes:
     if name == "multiply":
         signature = product_signature(real)
     with global_compiler_lock:
-        code = emit(python_function, signature, symbol)
+        code = emit(python_function, signature, symbol, may_raise=not is_optimised())
+        if code is None and (function.law is None or is_own(function.law)):
+            # Ours do not: LLVM could not show it here.
+            code = emit(python_function, signature, symbol, may_raise=True)
     if code is None:
         raise TypeError(
             f"{function}: expected code that never raises an exception, which no compiled kernel "
@@ -121,8 +126,15 @@ def compile_object(function: Function, symbol: str) -> bytes:
     return code
 
 
-def emit(python_function: Callable[..., Any], signature: Any, symbol: str) -> bytes | None:
-    """Compile a Python function behind a C signature; None where it may raise an exception."""
+def is_optimised() -> bool:
+    """Whether LLVM removes what cannot happen; Numba's settings for debugging leave it in."""
+    return int(config.OPT) >= 3 and not (config.BOUNDSCHECK or config.DEBUGINFO_DEFAULT)
+
+
+def emit(
+    python_function: Callable[..., Any], signature: Any, symbol: str, *, may_raise: bool
+) -> bytes | None:
+    """Compile a Python function behind a C signature; None where it may raise and must not."""
     flags = Flags()
     cpu_target.options.parse_as_flags(flags, {"nopython": True, "error_model": "numpy"})
     flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
@@ -150,10 +162,11 @@ def emit(python_function: Callable[..., Any], signature: Any, symbol: str) -> by
     status, value = context.call_conv.call_function(
         builder, native, signature.return_type, signature.args, exported.args
     )
-    # A kernel never raises: when all is inlined, nothing is left of this call.
-    raised = ir.Function(module, ir.FunctionType(ir.VoidType(), []), RAISED)
-    with builder.if_then(status.is_error, likely=False):
-        builder.call(raised, [])
+    if not may_raise:
+        # When all is inlined, nothing is left of this call of a function that does not raise.
+        raised = ir.Function(module, ir.FunctionType(ir.VoidType(), []), RAISED)
+        with builder.if_then(status.is_error, likely=False):
+            builder.call(raised, [])
     if signature.return_type == types.void:
         builder.ret_void()
     else:

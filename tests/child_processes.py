@@ -1,7 +1,17 @@
-"""Forks before, beside and inside trainings."""
+"""Processes beside trainings: forks and pools. As a program it runs a scenario::
 
+    python tests/child_processes.py NAME
+
+which prints "done" at its end. `concurrency.SCENARIOS` has them, and `concurrency.run_scenario`
+starts this.
+"""
+
+import concurrent.futures
+import copy
+import faulthandler
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -9,10 +19,34 @@ import time
 
 import numpy as np
 import pytest
-from concurrency import Beside, check, data, drive, expected, in_child, scenario, serves, trained
+from concurrency import (
+    SCENARIOS,
+    SECONDS_INSIDE,
+    Beside,
+    check,
+    compared,
+    data,
+    drive,
+    expected,
+    in_child,
+    scenario,
+    trained,
+)
 
 import fastbp as fb
 from fastbp.backends.cpu import engine, workers
+
+__all__ = ["SCENARIOS"]
+
+
+def serves(model):
+    """Check, and use a model that another thread of the parent was using."""
+    check()
+    X, y = data()
+    copied = copy.copy(model)
+    for x in (X, X[:1].copy()):
+        assert np.array_equal(model.predict(x), copied.predict(x))
+    fb.train(model, X, y, epochs=1, batch_size=20)
 
 
 @scenario
@@ -242,3 +276,83 @@ def children_end_while_their_workers_wait():
         process.start()
         process.join()
         assert process.exitcode == 0
+
+
+# Pools of processes.
+
+
+def ran_in_parallel(_):
+    """For a child of any kind: whether it has workers of its own."""
+    return compared(trained()) and workers.POOL.threads.count == 2
+
+
+def sent(model):
+    """For a child of any kind: train what was sent, and send it back."""
+    trained(model=model)
+    return model
+
+
+def nested(method, wanted):
+    """For a child of any kind: a pool of its own."""
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        return pool.apply(compared, (wanted,)) and compared(wanted)
+
+
+def processes(method):
+    context = multiprocessing.get_context(method)
+    wanted = expected()
+    drive(True)
+    assert compared(wanted)
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
+        assert all(pool.map(compared, [wanted] * 3))
+        assert all(pool.map(ran_in_parallel, range(3)))
+        model = fb.Model(fb.mlp(3, 16, 1, activation="tanh"))
+        model.predict(data()[0])
+        back = pool.submit(sent, model).result()
+        assert back.parameters.tobytes() == wanted
+        assert np.array_equal(
+            back.predict(data()[0]), pickle.loads(pickle.dumps(back)).predict(data()[0])
+        )
+        assert pool.submit(nested, method, wanted).result()
+    with Beside(lambda began: (trained(), began.set())):
+        process = context.Process(target=compared, args=(wanted,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    assert trained(model=back) != wanted
+
+
+@scenario
+def pools_by_fork():
+    processes("fork")
+
+
+@scenario
+def pools_by_forkserver():
+    processes("forkserver")
+
+
+@scenario
+def pools_by_spawn():
+    processes("spawn")
+
+
+@scenario
+def joblib_and_loky():
+    from joblib import Parallel, delayed
+
+    wanted = expected()
+    for backend in ("loky", "multiprocessing", "threading"):
+        found = Parallel(n_jobs=2, backend=backend)(delayed(compared)(wanted) for _ in range(4))
+        assert all(found), backend
+    model = fb.Model(fb.mlp(3, 16, 1, activation="tanh"))
+    (back,) = Parallel(n_jobs=2)([delayed(sent)(model)])
+    assert back.parameters.tobytes() == wanted
+
+
+if __name__ == "__main__":
+    faulthandler.register(signal.SIGALRM, chain=True)
+    signal.alarm(SECONDS_INSIDE)
+    os.environ.setdefault("NUMBA_NUM_THREADS", "2")
+    SCENARIOS[sys.argv[1]]()
+    print("done")

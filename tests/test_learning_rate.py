@@ -11,26 +11,28 @@ from troubled import case, rows
 
 import fastbp as fb
 from fastbp.learning_rate import LearningRateCurve, compare, smooth, suggest
+from fastbp.schedules import Schedule
 
 
 def curve_of(model, X, y, keywords, **more):
     return fb.find_learning_rate(model, X, y, **{**keywords, **more})
 
 
-class Growing(fb.Constant):
+@pytest.fixture
+def growing(monkeypatch):
     """The rates of a test as a schedule, to train by them without it."""
+    monkeypatch.setattr(Schedule, "registry", dict(Schedule.registry))
 
-    name = "growing_in_a_test"
+    class Growing(fb.Constant):
+        is_same_every_epoch = False
 
-    @property
-    def is_same_every_epoch(self):
-        return False
+        def factors(self, steps, steps_per_epoch, total_steps, losses):
+            return 1e-6 * (1e6 ** (np.minimum(steps, 39) / 39))
 
-    def factors(self, steps, steps_per_epoch, total_steps, losses):
-        return 1e-6 * (1e6 ** (np.minimum(steps, 39) / 39))
+    return Growing()
 
 
-def test_the_losses_are_those_of_training_with_these_rates():
+def test_the_losses_are_those_of_training_with_these_rates(growing):
     """The objective of each step, from epochs of one batch each and from their means."""
     model, X, y, _ = case(fb.mlp(8, 16, 1, activation="tanh"))
     X, y = X[:300], y[:300]
@@ -42,7 +44,7 @@ def test_the_losses_are_those_of_training_with_these_rates():
     trained = copy.copy(model)
     optimizer = fb.Adam(1.0)
     history = fb.train(
-        trained, X, y, optimizer=optimizer, schedule=Growing(), epochs=40, batch_size=300, l2=0.01
+        trained, X, y, optimizer=optimizer, schedule=growing, epochs=40, batch_size=300, l2=0.01
     ).history
     assert np.array_equal(found.losses, history["loss"][: len(found.losses)])
     # With several batches an epoch, in the order of training with that seed.
@@ -52,7 +54,7 @@ def test_the_losses_are_those_of_training_with_these_rates():
         X,
         y,
         optimizer=optimizer,
-        schedule=Growing(),
+        schedule=growing,
         epochs=5,
         batch_size=40,
         seed=7,

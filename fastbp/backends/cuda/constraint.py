@@ -54,14 +54,18 @@ def constrain_weight(real, shape):
                 parameter = pointer_at(arguments, 0, real, begin * rows_high + low + column)
                 squares = real(0.0)
                 if inside:
-                    for i in range(row, rows_high, down):
+                    i = row
+                    while i < rows_high:
                         value = parameter[i * width]
                         squares += value * value
+                        i += down
                 memory[t] = squares
                 barrier()
                 squares = real(0.0)
-                for i in range(down):
-                    squares += memory[i * units + column]
+                i = column
+                while i < units * down:
+                    squares += memory[i]
+                    i += units
                 factor = factor_of(sqrt(squares), limit, one)
                 barrier()
                 changed = block_sum(real(0.0) if factor == one else one, memory)

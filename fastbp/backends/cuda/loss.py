@@ -160,10 +160,10 @@ def cross_entropy(real, integer, shape, near, smooths):
         weighted = is_present(arguments, 5)
         row_index = pointer(arguments, 6, integer)
         outputs = size(arguments, 9 if smooths else 8, 0)
-        kept, spread = real(1.0), real(0.0)  # to the label; to every class
+        spread = real(0.0)  # to every class
         if smooths:
             smoothing = pointer(arguments, 8, real)[0]
-            kept, spread = real(1.0) - smoothing, smoothing / real(outputs)
+            spread = smoothing / real(outputs)
         near_rows = offset(shared_memory(real), target)
         lanes = lanes_of_row(outputs)
         t = thread()
@@ -202,9 +202,9 @@ def cross_entropy(real, integer, shape, near, smooths):
                 j = lane
                 while j < outputs:
                     at = place_of(row, j, rows_high, padded, panel)
-                    hit = kept if j == label else real(0.0)
+                    hit = real(1.0) if j == label else real(0.0)
                     if smooths:
-                        hit += spread
+                        hit = hit * (real(1.0) - pointer(arguments, 8, real)[0]) + spread
                     change = real(0.0)
                     if weight != real(0.0):
                         share = exp(output[at] - largest) / total
@@ -216,13 +216,23 @@ def cross_entropy(real, integer, shape, near, smooths):
                 if writes_near:
                     clear_row(near_rows, (row - first) * stride, outputs + lane, padded, lanes)
                 if lane == 0:
+                    if smooths:  # read again: float64 has no registers to keep it all this time
+                        data_row = row_index[row]
+                        if weighted:
+                            weight = weights[data_row]
+                        label = labels[data_row]
                     chosen = output[place_of(row, label, rows_high, padded, panel)]
                     missed = largest - chosen
                     if smooths:
-                        missed = kept * missed + apart
+                        missed = (real(1.0) - pointer(arguments, 8, real)[0]) * missed + apart
                     loss = weight * (log(total) + missed)
-                    row_loss[row] = loss if weight != real(0.0) else real(0.0)
-                    row_weight[row] = weight
+                    loss = loss if weight != real(0.0) else real(0.0)
+                    if smooths:
+                        pointer(arguments, 0, real)[row] = loss
+                        pointer(arguments, 1, real)[row] = weight
+                    else:
+                        row_loss[row] = loss
+                        row_weight[row] = weight
             begin += at_a_time
         barrier()
 

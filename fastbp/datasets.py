@@ -66,6 +66,10 @@ def prepare_data(
 ) -> tuple[Data, Data | None, Scaling | None]:
     """Check all arrays, hold out the validation part, weigh and fit the scaling on the rest."""
     features, outputs, dtype = model.network.inputs, model.network.outputs, model.dtype
+    if loss.targets == "class" and outputs < 2:
+        raise ValueError(f"loss: {loss.name} needs a network with at least 2 outputs; got 1")
+    if not isinstance(standardize, bool):
+        raise TypeError(f"standardize: expected True or False; got {type(standardize).__name__}")
     sources = {"inputs": X, "targets": y}
     X, y, sample_weight = host_array(X), host_array(y), host_array(sample_weight)
     # With scaling the raw numbers are taken in float64 and rounded once, after the scaling.

@@ -201,12 +201,6 @@ def find_learning_rate(
         resume=False,
         has_validation=False,
     )
-    if settings.loss.targets == "class" and model.network.outputs < 2:
-        raise ValueError(
-            f"loss: {settings.loss.name} needs a network with at least 2 outputs; got 1"
-        )
-    if not isinstance(standardize, bool):
-        raise TypeError(f"standardize: expected True or False; got {type(standardize).__name__}")
     training, _, scaling = prepare_data(
         model, X, y, sample_weight, None, standardize, settings.loss, settings.seed, class_weight
     )

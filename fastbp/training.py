@@ -218,12 +218,6 @@ def train(
         resume,
         has_validation=validation is not None,
     )
-    if settings.loss.targets == "class" and model.network.outputs < 2:
-        raise ValueError(
-            f"loss: {settings.loss.name} needs a network with at least 2 outputs; got 1"
-        )
-    if not isinstance(standardize, bool):
-        raise TypeError(f"standardize: expected True or False; got {type(standardize).__name__}")
     if settings.checkpoint is not None:
         plain_text("metadata", model.metadata)
         if not settings.resume:

@@ -72,12 +72,8 @@ def diagnose(
     if not isinstance(model, Model):
         raise TypeError(f"model: expected a Model; got {type(model).__name__}")
     resolved = Loss.resolve(loss)
-    if resolved.targets == "class" and model.network.outputs < 2:
-        raise ValueError(f"loss: {resolved.name} needs a network with at least 2 outputs; got 1")
     if clip_norm is not None:
         finite("clip_norm", clip_norm, 0.0, open_low=True)
-    if not isinstance(standardize, bool):
-        raise TypeError(f"standardize: expected True or False; got {type(standardize).__name__}")
     batch_size = positive_integer("batch_size", batch_size)
     seed = positive_integer("seed", seed, low=0)
     data, _, scaling = prepare_data(

@@ -209,7 +209,7 @@ def refuse_foreign(path: str | os.PathLike[str], argument: str = "checkpoint") -
     Parameters
     ----------
     path : str or path-like
-        Nothing is refused where there is no file.
+        Looked at with ``PATH.previous``; nothing is refused where there is no file.
     argument : str
         Its name in messages.
 
@@ -220,16 +220,17 @@ def refuse_foreign(path: str | os.PathLike[str], argument: str = "checkpoint") -
     CheckpointError
         For a damaged file of a run, and anything else.
     """
-    try:
-        read_tensor_file(path, RUN)
-    except FileNotFoundError:
-        return
-    except (IsADirectoryError, PermissionError) as error:
-        raise type(error)(f"{argument}: {error}") from None
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{argument}: {error}; it is not replaced: delete it, or choose another name"
-        ) from None
+    for each in (path, previous_of(path)):
+        try:
+            read_tensor_file(each, RUN)
+        except FileNotFoundError:
+            continue
+        except (IsADirectoryError, PermissionError) as error:
+            raise type(error)(f"{argument}: {error}") from None
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{argument}: {error}; it is not replaced: delete it, or choose another name"
+            ) from None
 
 
 def is_whole(path: str) -> bool:

@@ -124,7 +124,7 @@ def train(
     checkpoint : str, path-like or Checkpoint, optional
         Where the run is kept, so that it survives its process: at intervals (every 30 seconds for a
         path), on Ctrl-C, and at the end. The one before is kept under the name with ``.previous``;
-        a file that is none is not replaced. ``model.metadata`` is written, too.
+        a file under either name that is none is not replaced. ``model.metadata`` is written, too.
     resume : bool
         Go on from the checkpoint, to the same bits as a run that was never interrupted; begin anew
         where there is none. Parameters and scaling of `model` are those of the checkpoint then. A
@@ -178,8 +178,8 @@ def train(
         finished epoch.
     CheckpointError
         With `resume`, for a damaged checkpoint, and for one of another network, other data or other
-        settings; without, for a file in the checkpoint's place that is damaged, or none of a run.
-        Nothing has been changed then.
+        settings; without, for a file under the checkpoint's name, or that with ``.previous``, that
+        is damaged or none of a run. Nothing has been changed then.
     OSError
         When a checkpoint cannot be written; the older one is whole, and the model has the
         parameters of the last finished batch. For a folder in the checkpoint's place, before

@@ -9,7 +9,7 @@ import fastbp as fb
 from fastbp.cli import main
 from fastbp.datasets import split_rows
 
-# A quick training on the table of `common_tulips`.
+# A quick training on the fixture `table`.
 SMALL = ("--target", "kind", "--layers", "4", "--batch-size", 32, "--quiet")
 
 
@@ -17,6 +17,18 @@ def run(capsys, *arguments):
     code = main([str(a) for a in arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """Commands write into the current folder unless told otherwise."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """No time goes into learning curves."""
+    monkeypatch.setattr("fastbp.commands.train.draw_learning_curve", lambda *_: None)
 
 
 @pytest.fixture
@@ -43,8 +55,8 @@ def csv_without(path, column):
 
 
 @pytest.fixture
-def common_tulips(flowers):
-    """The table without codes; tulips are about twice as common as each other kind."""
+def table(flowers):
+    """Flowers without codes; tulips are about twice as common as each other kind."""
     lines = [",".join(line) for line in csv_without(flowers, "code")]
     kept = [line for i, line in enumerate(lines) if i % 2 or "tulip" in line or i == 0]
     flowers.write_text("\n".join(kept) + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import common_tulips, flowers  # noqa: F401  (fixtures)
+from commands import flowers, no_pictures, own_folder, table  # noqa: F401  (fixtures)
 from hypothesis import HealthCheck, settings
 from simulated import gpu, racing, way  # noqa: F401  (fixtures)
 

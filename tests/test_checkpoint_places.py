@@ -95,6 +95,19 @@ def test_a_file_that_is_no_whole_run_is_not_replaced(name, small, tmp_path):
     assert sorted(os.listdir(tmp_path)) == names
 
 
+@pytest.mark.parametrize("has_run", [False, True])
+def test_nor_is_one_where_the_run_before_would_be_kept(has_run, small, tmp_path):
+    previous = tmp_path / "run.previous"
+    if has_run:
+        train(tmp_path / "run", small)
+        assert not previous.exists()
+    previous.write_bytes(b"length,width\n1,2\n")
+    message = "^checkpoint: .*run.previous: damaged, .*; it is not replaced: delete it, or choose "
+    refused(tmp_path / "run", small, fb.CheckpointError, message)
+    assert previous.read_bytes() == b"length,width\n1,2\n"
+    assert (tmp_path / "run").exists() == has_run
+
+
 def test_what_is_no_file(small, tmp_path):
     refused(tmp_path, small, IsADirectoryError, "^checkpoint: .*: is a folder$")
     os.mkfifo(tmp_path / "pipe")

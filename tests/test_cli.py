@@ -14,11 +14,7 @@ import fastbp as fb
 from fastbp.backends import choose
 from fastbp.cli import main
 
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    """Commands write into the current folder unless told otherwise."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.fixture(scope="module")

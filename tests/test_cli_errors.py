@@ -29,11 +29,7 @@ WRONG = {
 }
 # fmt: on
 
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    """Commands write into the current folder unless told otherwise."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def test_one_stray_cell_does_not_make_classes_of_numbers(tmp_path, capsys):

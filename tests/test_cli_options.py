@@ -7,18 +7,7 @@ from commands import SMALL, in_python, trained
 import fastbp as fb
 from fastbp.cli import main
 
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    """Commands write into the current folder unless told otherwise; no time goes into pictures."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastbp.commands.train.draw_learning_curve", lambda *_: None)
-
-
-@pytest.fixture
-def table(common_tulips):
-    """A table of classes, one more common than the others."""
-    return common_tulips
+pytestmark = pytest.mark.usefixtures("own_folder", "no_pictures")
 
 
 def test_options_mean_the_arguments_of_train(table, capsys):

@@ -17,18 +17,7 @@ import fastbp as fb
 from fastbp import checkpoint as checkpoints
 from fastbp.backends.cpu.pace import Pace
 
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    """Commands write into the current folder unless told otherwise; no time goes into pictures."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastbp.commands.train.draw_learning_curve", lambda *_: None)
-
-
-@pytest.fixture
-def table(common_tulips):
-    """A table of classes, one more common than the others."""
-    return common_tulips
+pytestmark = pytest.mark.usefixtures("own_folder", "no_pictures")
 
 
 def history_of(path):
@@ -131,7 +120,10 @@ def test_a_checkpoint_predicts(table, capsys, interrupt):
         assert file.readline().startswith('kind,"P(kind=lily, white)",P(kind=rose)')
     code, text, _ = run(capsys, "info", "run.ckpt")
     assert "classes: lily, white, rose, tulip" in text
-    assert "layers 4, activation relu, label_smoothing 0.0, optimizer adamw" in text
+    assert (
+        "layers 4, activation relu, loss cross_entropy, label_smoothing 0.0, optimizer adamw"
+        in text
+    )
 
 
 def test_ctrl_c_where_nothing_is_kept(table, capsys, monkeypatch):
@@ -242,10 +234,10 @@ OTHERS = {
     ("--test-fraction", "0.3"): "with --test-fraction 0.2; this one",
     ("--validation-fraction", "0.3"): "with --validation-fraction 0.1; this one",
     ("--dtype", "float64"): "with --dtype float32; this one",
-    ("--learning-rate", "0.1"): "without --learning-rate; this one is with --learning-rate 0.1",
+    ("--learning-rate", "0.1"): "with --learning-rate 0.005; this one is with --learning-rate 0.1",
     ("--optimizer", "sgd", "--clip-norm", "0"): (
-        "with --optimizer adamw, with --clip-norm 0.3; this one is with --optimizer sgd, "
-        "with --clip-norm 0.0"
+        "with --optimizer adamw, with --learning-rate 0.005, with --clip-norm 0.3; "
+        "this one is with --optimizer sgd, with --learning-rate 0.01, with --clip-norm 0.0"
     ),
     ("--target", "width", "--task", "classification"): "with --target kind",
     ("--epochs", "7"): "with --epochs=2; this one has 7",
@@ -274,6 +266,13 @@ def test_another_run_is_refused_with_the_name_of_the_option(table, capsys, tmp_p
     (tmp_path / table).write_text("\n".join(changed) + "\n", encoding="utf-8")
     _, error = trained(capsys, *arguments, "--resume", code=1)
     assert "--resume: run.ckpt is of a run with another X" in error
+
+
+def test_the_same_run_in_other_words_goes_on(table, capsys):
+    arguments = (table, *SMALL, "--checkpoint", "run.ckpt", "--output", "m")
+    trained(capsys, *arguments, "--epochs", 2)
+    others = ("--task", "classification", "--loss", "cross_entropy", "--learning-rate", "5e-3")
+    trained(capsys, *arguments, "--epochs", "2", *others, "--layers", " 4,", "--resume")
 
 
 def test_more_epochs_where_the_schedule_allows_them(table, capsys):

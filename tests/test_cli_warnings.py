@@ -11,14 +11,9 @@ from commands import csv_without, run
 import fastbp as fb
 from fastbp.datasets import split_rows
 
+pytestmark = pytest.mark.usefixtures("own_folder", "no_pictures")
+
 SMALL = ("--target", "kind", "--batch-size", 32, "--epochs", 3)
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    """Commands write into the current folder unless told otherwise; no time goes into pictures."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastbp.commands.train.draw_learning_curve", lambda *_: None)
 
 
 @pytest.fixture

@@ -85,9 +85,16 @@ def choose_checkpoint(options: argparse.Namespace, *others: Path) -> Checkpoint 
     )
 
 
-def options_of_run(options: argparse.Namespace) -> dict[str, Any]:
-    """The options that tell one run from another, as plain data."""
-    return {name: getattr(options, name) for name in OF_RUN}
+def options_of_run(options: argparse.Namespace, **meant: Any) -> dict[str, Any]:
+    """The options that tell one run from another, as plain data.
+
+    Parameters
+    ----------
+    options : Namespace
+    **meant
+        By the name of an option, what it means where that may be written in several ways.
+    """
+    return {name: getattr(options, name) for name in OF_RUN} | meant
 
 
 def refuse_other_options(path: str | os.PathLike[str], notes: dict[str, Any]) -> None:

@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> Report:
     """Read, split, train, write, test."""
     job = prepare(options)
     X, y = job.X[job.train_rows], job.y[job.train_rows]
-    if options.learning_rate == AUTO:
+    if is_rate_sought(options):
         job.settings["optimizer"] = with_found_rate(job.model, X, y, job.settings)
     warnings = Warnings(X, y, job.settings, options.quiet)
     with explained(options, job.checkpoint, job.output):
@@ -111,6 +111,11 @@ def run(options: argparse.Namespace) -> Report:
         job.model.save(job.output)
         warnings.look(job.model, "last_epoch")
         return report(options, job, result, warnings.found)
+
+
+def is_rate_sought(options: argparse.Namespace) -> bool:
+    """Whether the learning rate is yet to be found."""
+    return bool(options.learning_rate == AUTO)
 
 
 def prepare(options: argparse.Namespace) -> Job:
@@ -138,13 +143,19 @@ def prepare(options: argparse.Namespace) -> Job:
     outputs = 1 if classes is None else len(classes)
     network = mlp(len(features), *layers, outputs, activation=options.activation)
     model = Model(network, dtype=options.dtype, seed=options.seed)
+    meant = {
+        "task": "regression" if classes is None else "classification",
+        "layers": ",".join(map(str, layers)),
+        "loss": loss.name,
+        "learning_rate": AUTO if is_rate_sought(options) else optimizer.learning_rate,
+    }
     # Before training, so that a checkpoint is a model that can be predicted with.
     model.metadata = {
         "columns": features,
         "target": options.target,
         "classes": classes,
         "loss": loss.name,
-        "options": options_of_run(options),
+        "options": options_of_run(options, **meant),
     }
     output = output_path(options.output, options.data, ".safetensors")
     checkpoint = choose_checkpoint(options, output, picture_path(output))
@@ -189,7 +200,7 @@ def report(
         "network": str(model.network),
         "parameters": model.network.parameter_count,
         "learning_rate": job.settings["optimizer"].learning_rate,
-        "is_rate_found": options.learning_rate == AUTO,
+        "is_rate_found": is_rate_sought(options),
         "training": result.as_dict(),
         "warnings": warnings,
         "output": str(output),

@@ -23,18 +23,18 @@ from fastbp.optimizers import Adam, Optimizer
 
 __all__ = ["main", "numbers_of"]
 
-# Number -> the trouble that it tells of, its limit, and whether the trouble lies above it.
-LIMITS: dict[str, tuple[str, float, bool]] = {
-    "largest root mean square of inputs": ("unscaled_inputs", checks.LARGE, True),
-    "gradient norm by parameter norm": ("exploding_gradients", checks.STEEP, True),
-    "largest gradient of a batch by the median": ("exploding_gradients", checks.SPREAD, True),
-    "first layer's gradient by the last's": ("vanishing_gradients", checks.VANISHED, False),
-    "saturated share": ("saturated_units", checks.SATURATED, True),
-    "dead share": ("dead_units", checks.DEAD, True),
-    "learning rate by the best one": ("learning_rate_too_high", checks.UNSTABLE, True),
-    "rise of the loss in the trial": ("learning_rate_too_high", checks.WORSE, True),
-    "learning rate by the best one, slow": ("learning_rate_too_low", checks.IDLE_RATE, False),
-    "change of the parameters in an epoch": ("learning_rate_too_low", checks.IDLE_MOVE, False),
+# Number -> the trouble that it tells of, and its limit.
+LIMITS: dict[str, tuple[str, float]] = {
+    "largest root mean square of inputs": ("unscaled_inputs", checks.LARGE),
+    "gradient norm by parameter norm": ("exploding_gradients", checks.STEEP),
+    "largest gradient of a batch by the median": ("exploding_gradients", checks.SPREAD),
+    "first layer's gradient by the last's": ("vanishing_gradients", checks.VANISHED),
+    "saturated share": ("saturated_units", checks.SATURATED),
+    "dead share": ("dead_units", checks.DEAD),
+    "learning rate by the best one": ("learning_rate_too_high", checks.UNSTABLE),
+    "rise of the loss in the trial": ("learning_rate_too_high", checks.WORSE),
+    "learning rate by the best one, slow": ("learning_rate_too_low", checks.IDLE_RATE),
+    "change of the parameters in an epoch": ("learning_rate_too_low", checks.IDLE_MOVE),
 }
 
 
@@ -114,7 +114,7 @@ def main() -> int:
     print(
         "| number | healthy, from | to | limit | troubled, from | to |\n|---|---|---|---|---|---|"
     )
-    for name, (trouble, limit, _) in LIMITS.items():
+    for name, (trouble, limit) in LIMITS.items():
         ranges = [
             np.array([each[name] for each in cases]) for cases in (healthy, troubled[trouble])
         ]

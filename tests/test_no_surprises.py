@@ -10,8 +10,10 @@ import pytest
 import fastbp as fb
 from fastbp.backends.choose import create_engine, geometry
 from fastbp.backends.cpu.machine_code import FUNCTIONS, compiled_count
+from fastbp.layer_statistics import LayerStatistics
 from fastbp.losses import Mse
 from fastbp.plan import build_plan
+from fastbp.result import LAYER_FIELDS
 
 ROWS = 700
 
@@ -81,6 +83,33 @@ def test_the_second_epoch_allocates_nothing(parallel, clip_norm, hidden):
     assert engine.ran_parallel == parallel
     assert addresses == {name: slab.ctypes.data for name, slab in engine.buffers.slabs.items()}
     assert engine.buffers.guards_intact()
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_looks_at_the_layers_keep_no_memory(clip_norm):
+    """The second one has what it needs: no copy of parameters, gradients or outputs is made."""
+    engine = training_engine(False, hidden=(512, 512), clip_norm=clip_norm)
+    statistics = LayerStatistics(engine)
+    layers = len(list(engine.plan.network.members()))
+    row = {name: np.empty(layers) for name in LAYER_FIELDS}
+    run_epoch(engine, 0, np.full(6, 1e-3))
+    before = engine.snapshot()
+    statistics.fill(row, before)
+    tracemalloc.start()
+    try:
+        statistics.fill(row, before)  # warms tracemalloc's own tables
+        tracemalloc.reset_peak()
+        start, _ = tracemalloc.get_traced_memory()
+        for _ in range(100):
+            statistics.fill(row, before)
+        end, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert end - start < 4096
+    pieces = 8 * np.getbufsize()  # in which NumPy converts float32 to float64 on the way
+    assert 3 * pieces < before.nbytes / 4
+    assert peak - start < 3 * pieces
+    assert np.isfinite(row["layer_update_ratio"]).any()
 
 
 def test_the_second_training_compiles_nothing(small):

@@ -230,7 +230,7 @@ def test_checks_of_a_simulated_gpu(gpu, monkeypatch):
         checks.check_golden(0, "float64", epochs=1, device="cpu")
     errors = checks.check_against_processor(SMALL.work)
     assert errors["step"] < 1e-13
-    one = Workload("one", (2, 3, 1), "tanh", "mse", "sgd", 0.1, 2, 8, 1.0, False)
+    one = Workload("one", (2, 3, 1), "tanh", "mse", "sgd", 0.1, 2, 4, 1.0, False)
     for way in ("resident", "layered"):
         first, second = checks.hash_runs(one, way, "float64", 2)["digests"]
         assert first == second

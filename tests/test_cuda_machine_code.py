@@ -48,7 +48,7 @@ def codes(request):
     chosen = [item for item in request.session.items if item.module is request.module]
     parameters = [item.callspec.params for item in chosen if hasattr(item, "callspec")]
     keys = dict.fromkeys(each["key"] for each in parameters if "key" in each)
-    return compile_all(cuda_kernels.code_of_case, keys)
+    return cuda_kernels.codes_of_cases(keys)
 
 
 @pytest.fixture

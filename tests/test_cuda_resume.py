@@ -25,7 +25,7 @@ RUNS = {
 }
 
 
-def trained(path, *, seed=0, cut_at=None, epochs=3, device="cuda", **settings):
+def trained(path, *, seed=0, cut_at=None, epochs=2, device="cuda", **settings):
     """A training of two batches or more an epoch, whose callback may raise after an epoch."""
     model = fb.Model(NETWORK, seed=seed)
 
@@ -84,7 +84,7 @@ def test_a_run_goes_on_from_a_batch(run, tmp_path, monkeypatch):
 def test_an_interrupt_amid_the_launches_of_a_batch_waits_for_its_end(
     way, gpu, tmp_path, monkeypatch, ctrl_c_works
 ):
-    settings = RUNS["nadam, averages"] | {"epochs": 2}
+    settings = RUNS["nadam, averages"] | {"epochs": 1}
     expected = trained(None, **settings)
     monkeypatch.setattr(Pace, "measured", lambda self, batches, seconds: None)
     launch, launches = gpu.launch, []

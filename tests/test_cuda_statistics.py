@@ -9,8 +9,11 @@ from fastbp.backends.cuda import tuning
 pytestmark = pytest.mark.usefixtures("gpu")
 
 
-@pytest.mark.parametrize("purpose", ["train", "gradient"])
-@pytest.mark.parametrize("way", WAYS, indirect=True)
+@pytest.mark.parametrize(
+    ("way", "purpose"),
+    [*((way, "train") for way in WAYS), ("fused", "gradient"), ("layered", "gradient")],
+    indirect=["way"],
+)
 def test_the_same_numbers_on_a_gpu(way, purpose):
     activations = ["relu", "tanh", "identity"]
     batch_rows = 9 if purpose == "train" else 23

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from fastbp.backends.cuda.language import as_pointer
 from fastbp.backends.cuda.machine_code import compile_entry
 from fastbp.backends.cuda.tuning import BLOCKS_HELD, THREADS
 
-__all__ = ["code_of_case", "load_table", "render", "row_of"]
+__all__ = ["code_of_case", "codes_of_cases", "load_table", "render", "row_of"]
 
 ROOT = Path(__file__).parents[2]
 TABLE, PAGE = ROOT / "tests" / "data" / "cuda_kernels.json", ROOT / "docs" / "cuda-kernels.md"
@@ -63,6 +64,11 @@ def code_of_case(key: str) -> Code:
     function = without_phase(build_kernel(case.what, case.dtype, kinds), kinds[1])
     cubin, _ = compile_cubin(function, 3, case.chip, THREADS, BLOCKS_HELD)
     return read_code(cubin)
+
+
+def codes_of_cases(keys: Iterable[str]) -> dict[str, Code]:
+    """Compile some cases; those that differ in the architecture alone one after the other."""
+    return compile_all(code_of_case, keys, kin=lambda key: (CASES[key].name, CASES[key].dtype))
 
 
 # The table.
@@ -144,7 +150,7 @@ def main() -> None:
     if missing():
         sys.exit(missing())
     wanted = [key for key, case in CASES.items() if case.in_table]
-    codes = compile_all(code_of_case, wanted)
+    codes = codes_of_cases(wanted)
     failed = {key: code.error for key, code in codes.items() if code.error}
     for key, error in failed.items():
         print(f"{key}: {error}")

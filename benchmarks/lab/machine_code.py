@@ -217,6 +217,7 @@ def compile_all(
     work: Callable[[Any], Code],
     cases: Iterable[Any],
     *,
+    kin: Callable[[Any], Any] = lambda case: case,
     processes: int | None = None,
     seconds: float = SECONDS,
 ) -> dict[Any, Code]:
@@ -228,11 +229,17 @@ def compile_all(
         A function of a module, which makes the code of one case.
     cases : iterable
         Hashable; they go to the processes as pickles.
+    kin : callable
+        What is the same for cases that have most of their code in common: one process compiles
+        them one after the other, since the compiler keeps what it finds out about a function.
     processes : int, optional
     seconds : float
         That one case may take.
     """
-    left, codes = list(cases)[::-1], {}
+    families: dict[Any, list[Any]] = {}
+    for case in cases:
+        families.setdefault(kin(case), []).append(case)
+    left, codes = list(families.values())[::-1], {}
     lock = threading.Lock()
 
     def compile_some() -> None:
@@ -241,8 +248,9 @@ def compile_all(
             with lock:
                 if not left:
                     break
-                case = left.pop()
-            codes[case] = compiler.compile(case, seconds)
+                family = left.pop()
+            for case in family:
+                codes[case] = compiler.compile(case, seconds)
         compiler.end()
 
     number = processes or len(os.sched_getaffinity(0))

@@ -12,6 +12,7 @@ from .tensor_cores import bfloat16_words, to_tf32
 
 __all__ = ["OwnWords"]
 
+SMALL = 2**31  # divisions of 31 bits take less
 INTEGERS = {np.float32: np.int32, np.float64: np.int64}
 
 
@@ -51,16 +52,14 @@ class OwnWords:
         return int(pointer.address)
 
     def quotient(self, a: int, b: int) -> int:
-        return self.small(a) // self.small(b)
+        if 0 <= a < SMALL and 0 <= b < SMALL:
+            return int(a) // int(b)
+        raise ValueError(f"a division of 31 bits got {a} and {b}")
 
     def remainder(self, a: int, b: int) -> int:
-        return self.small(a) % self.small(b)
-
-    def small(self, number: int) -> int:
-        """The number, if it is one that a division of 31 bits takes."""
-        if not 0 <= number < 2**31:
-            raise ValueError(f"a division of 31 bits got {number}")
-        return int(number)
+        if 0 <= a < SMALL and 0 <= b < SMALL:
+            return int(a) % int(b)
+        raise ValueError(f"a division of 31 bits got {a} and {b}")
 
     def float_bits(self, x: Any) -> int:
         return int(x.view(INTEGERS[type(x)]))

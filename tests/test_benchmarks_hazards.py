@@ -157,7 +157,7 @@ def two_trainings(monkeypatch):
 
 
 def test_a_small_run_of_interrupts(two_trainings):
-    outcome = interrupts.check(Request(0.03))
+    outcome = interrupts.check(Request(0.1))
     assert (outcome.cases, outcome.broken) == (6, [])
     assert set(outcome.figures["trainings"]) == set(two_trainings)
     for row in outcome.figures["trainings"].values():

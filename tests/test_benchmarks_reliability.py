@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from benchmarks.reliability import __main__ as command
-from benchmarks.reliability import bits, faults, float32, gradients, memory, networks, scaling
+from benchmarks.reliability import (
+    bits,
+    faults,
+    float32,
+    gradients,
+    memory,
+    networks,
+    scaling,
+    shares,
+)
 from benchmarks.reliability.subjects import SUBJECTS, Outcome, Request, look_at
 from fastbp.activations import Activation
 from fastbp.losses import Loss
@@ -32,6 +41,24 @@ def test_every_activation_meets_every_loss():
     again = networks.random_problem(7, 0)
     assert np.array_equal(again.flat, problems[7].flat)
     assert not np.array_equal(networks.random_problem(7, 1).flat[:1], again.flat[:1])
+
+
+def test_workers_compile_all_laws_ahead_and_none_twice(monkeypatch):
+    built = []
+    monkeypatch.setattr(shares, "build", lambda *arguments: built.append(arguments))
+    found = []
+    for worker in range(2):
+        built.clear()
+        shares.compile_some("float32", worker, 2)
+        assert {(purpose, dtype) for _, purpose, _, _, dtype, _ in built} == {
+            ("gradient", "float32")
+        }
+        found.append(({n.layers[0].activation.name for n, *_ in built}, {b[2].name for b in built}))
+    for (first, second), names in zip(
+        zip(*found, strict=True), (Activation.names(), Loss.names()), strict=True
+    ):
+        assert first | second == set(names)
+        assert not first & second
 
 
 def test_a_small_run_of_gradients():

@@ -17,19 +17,19 @@ from benchmarks.reliability.subjects import Outcome, Request, find_tests
 
 __all__ = ["check"]
 
-REPETITIONS, ABUSES, TRUNCATIONS = 4, 2, 50
+REPETITIONS, TRUNCATIONS = 2, 50
 TRUNCATED = 5  # files of one cache
 
 METHOD = f"""\
-Every scenario (`tests/concurrency.py`, `tests/child_processes.py`) is a process of its own,
-{REPETITIONS} times. 8 threads train 10 models each, which have the bits of serial runs; another
-thread may not train a model that is being trained. Processes fork before, beside and inside
-trainings, while locks are held and while kernels are compiled; pools by fork, forkserver and
-spawn and joblib's loky train too, all with the bits of the parent. Loops of a user run on Numba's
-own threads beside trainings, in every threading layer that this machine has, and the bits are
-printed for every layer and for one that is not there. The kernel cache (`tests/cache_abuse.py`)
-is an empty folder, one that can only be read, a full disk, one of another source, and one that
-six processes write to, {ABUSES} times each; files of it are cut off at {TRUNCATIONS} places. What
+Every scenario (`tests/concurrency.py`, `tests/child_processes.py`) is a process of its own and
+runs {REPETITIONS} times. 8 threads train 10 models each, which have the bits of serial runs;
+another thread may not train a model that is being trained. Processes fork before, beside and
+inside trainings, while locks are held and while kernels are compiled; pools by fork, forkserver
+and spawn and joblib's loky train too, all with the bits of the parent. Loops of a user run on
+Numba's own threads beside trainings, in every threading layer that this machine has, and the bits
+are printed for every layer and for one that is not there. The kernel cache
+(`tests/cache_abuse.py`) is an empty folder, one that can only be read, a full disk, one of another
+source, and one that six processes write to; files of it are cut off at {TRUNCATIONS} places. What
 does not end within 60 s hangs, or within 240 s where kernels are compiled."""
 
 
@@ -82,7 +82,7 @@ def scenarios() -> list[Job]:
     return jobs
 
 
-def abuses(folder: Path, repetitions: int, truncations: int) -> list[Job]:
+def abuses(folder: Path, truncations: int) -> list[Job]:
     """What happens to the kernel cache; the folder is for one that is filled."""
     find_tests()
     import cache_abuse
@@ -91,7 +91,6 @@ def abuses(folder: Path, repetitions: int, truncations: int) -> list[Job]:
     jobs = [
         Job(f"cache: {name}", functools.partial(in_folder, abuse, filled))
         for name, abuse in cache_abuse.ABUSES.items()
-        for _ in range(repetitions)
     ]
     shares = cache_abuse.shares_of_a_file(truncations)
     # Neighbouring places go to different files, so that every file is cut off all over.
@@ -139,11 +138,11 @@ def last_line(text: str) -> str:
 
 
 def check(request: Request) -> Outcome:
-    """Every scenario 4 times, or as often as the scale says."""
+    """Every scenario twice, or as often as the scale says."""
     once, repetitions = scenarios(), request.count(REPETITIONS)
     with tempfile.TemporaryDirectory(prefix="fastbp-concurrency-") as name:
         jobs = once * repetitions
-        jobs += abuses(Path(name), request.count(ABUSES), request.count(TRUNCATIONS))
+        jobs += abuses(Path(name), request.count(TRUNCATIONS))
         found = end_all(jobs, request)
     table: dict[str, dict[str, Any]] = {}
     broken = []

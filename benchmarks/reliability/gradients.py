@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.reliability.networks import Problem, nearest_kink, random_problem, scaled_error
-from benchmarks.reliability.shares import in_shares
+from benchmarks.reliability.shares import compile_ahead, in_shares
 from benchmarks.reliability.subjects import Outcome, Request
 from fastbp.activations import Activation
 from fastbp.losses import Loss
@@ -96,6 +96,7 @@ def check(request: Request) -> Outcome:
     failures: list[str] = []
     kinks: list[str] = []
     parameters = 0
+    compile_ahead("float64", request)
     for part in in_shares(some_cases, cases, SHARE, request):
         merge(largest, part["largest"])
         merge(by_law, part["by_law"])

@@ -10,7 +10,7 @@ from benchmarks.reliability.subjects import Outcome, Request, find_tests
 
 __all__ = ["LIMIT", "check"]
 
-TRIALS = 100  # of each training
+TRIALS = 30  # of each training
 LIMIT = 0.25  # seconds, for 99 in 100
 PERCENTILES = (50, 99, 100)
 
@@ -40,7 +40,7 @@ def faults_of(trial: Any) -> list[str]:
 
 
 def check(request: Request) -> Outcome:
-    """100 interrupts of each training, or as many as the scale says."""
+    """30 interrupts of each training, or as many as the scale says."""
     find_tests()
     import interrupting
 

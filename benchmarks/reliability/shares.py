@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -9,10 +10,43 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 from benchmarks.reliability.subjects import Request
+from fastbp.activations import Activation
+from fastbp.backends.choose import geometry
+from fastbp.losses import Loss
+from fastbp.network import mlp
+from fastbp.optimizers import SGD
+from fastbp.warmup import build
 
-__all__ = ["in_shares"]
+__all__ = ["compile_ahead", "in_shares"]
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def compile_some(dtype: str, first: int, step: int) -> None:
+    """Compile what gradients of networks need, of every step-th law from one on."""
+    activations, losses = (
+        [family.resolve(name) for name in family.names()[first::step]]
+        for family in (Activation, Loss)
+    )
+    for activation, loss in itertools.zip_longest(activations, losses):
+        for units, rows in ((5, geometry("cpu").lane_rows), (70, 2)):  # in lanes, and not
+            network = mlp(3, units, 2, activation=activation or activations[0])
+            build(network, "gradient", loss or losses[0], SGD(), dtype, rows)
+
+
+def compile_ahead(dtype: str, request: Request) -> None:
+    """Fill the cache of kernels, each worker with laws of its own.
+
+    Workers that begin with the cases would all compile the same.
+    """
+    if request.workers > 1 and request.scale >= 1.0:  # a few cases need few laws
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(request.workers, mp_context=context) as pool:
+            started = [
+                pool.submit(compile_some, dtype, i, request.workers) for i in range(request.workers)
+            ]
+            for future in started:
+                future.result()
 
 
 def in_shares(

@@ -43,22 +43,16 @@ def test_every_activation_meets_every_loss():
     assert not np.array_equal(networks.random_problem(7, 1).flat[:1], again.flat[:1])
 
 
-def test_workers_compile_all_laws_ahead_and_none_twice(monkeypatch):
+@pytest.mark.parametrize("dtype", shares.DTYPES)
+def test_all_laws_are_compiled_ahead(dtype, monkeypatch):
     built = []
     monkeypatch.setattr(shares, "build", lambda *arguments: built.append(arguments))
-    found = []
-    for worker in range(2):
-        built.clear()
-        shares.compile_some("float32", worker, 2)
-        assert {(purpose, dtype) for _, purpose, _, _, dtype, _ in built} == {
-            ("gradient", "float32")
-        }
-        found.append(({n.layers[0].activation.name for n, *_ in built}, {b[2].name for b in built}))
-    for (first, second), names in zip(
-        zip(*found, strict=True), (Activation.names(), Loss.names()), strict=True
-    ):
-        assert first | second == set(names)
-        assert not first & second
+    shares.compile_gradients(dtype)
+    networks_built, purposes, losses, _, dtypes, _ = map(list, zip(*built, strict=True))
+    laws = {network.layers[0].activation.name for network in networks_built}
+    assert laws == set(Activation.names())
+    assert {loss.name for loss in losses} == set(Loss.names())
+    assert (set(purposes), set(dtypes)) == ({"gradient"}, {dtype})
 
 
 def test_a_small_run_of_gradients():

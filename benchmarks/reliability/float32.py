@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.reliability.networks import nearest_kink, random_problem, scaled_error
-from benchmarks.reliability.shares import compile_ahead, in_shares
+from benchmarks.reliability.shares import in_shares
 from benchmarks.reliability.subjects import Outcome, Request
 
 __all__ = ["check"]
@@ -45,7 +45,6 @@ def some_cases(first: int, last: int, seed: int) -> list[tuple[float, float, flo
 def check(request: Request) -> Outcome:
     """20,000 networks, or as many as the scale says."""
     cases = request.count(CASES)
-    compile_ahead("float32", request)
     found = [case for part in in_shares(some_cases, cases, SHARE, request) for case in part]
     kinks = sorted(text for _, _, near, text in found if text and near < NEAR)
     failures = sorted(text for _, _, near, text in found if text and not near < NEAR)

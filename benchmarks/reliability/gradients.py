@@ -96,7 +96,7 @@ def check(request: Request) -> Outcome:
     failures: list[str] = []
     kinks: list[str] = []
     parameters = 0
-    compile_ahead("float64", request)
+    compile_ahead(request)
     for part in in_shares(some_cases, cases, SHARE, request):
         merge(largest, part["largest"])
         merge(by_law, part["by_law"])

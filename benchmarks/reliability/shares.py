@@ -20,13 +20,13 @@ from fastbp.warmup import build
 __all__ = ["compile_ahead", "in_shares"]
 
 SECONDS_BETWEEN_LINES = 10.0
+DTYPES = ("float64", "float32")
 
 
-def compile_some(dtype: str, first: int, step: int) -> None:
-    """Compile what gradients of networks need, of every step-th law from one on."""
+def compile_gradients(dtype: str) -> None:
+    """Compile what gradients of networks need, with every activation and every loss."""
     activations, losses = (
-        [family.resolve(name) for name in family.names()[first::step]]
-        for family in (Activation, Loss)
+        [family.resolve(name) for name in family.names()] for family in (Activation, Loss)
     )
     for activation, loss in itertools.zip_longest(activations, losses):
         for units, rows in ((5, geometry("cpu").lane_rows), (70, 2)):  # in lanes, and not
@@ -34,19 +34,15 @@ def compile_some(dtype: str, first: int, step: int) -> None:
             build(network, "gradient", loss or losses[0], SGD(), dtype, rows)
 
 
-def compile_ahead(dtype: str, request: Request) -> None:
-    """Fill the cache of kernels, each worker with laws of its own.
+def compile_ahead(request: Request) -> None:
+    """Fill the cache of kernels, each worker with those of one precision.
 
     Workers that begin with the cases would all compile the same.
     """
     if request.workers > 1 and request.scale >= 1.0:  # a few cases need few laws
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(request.workers, mp_context=context) as pool:
-            started = [
-                pool.submit(compile_some, dtype, i, request.workers) for i in range(request.workers)
-            ]
-            for future in started:
-                future.result()
+            list(pool.map(compile_gradients, DTYPES))
 
 
 def in_shares(

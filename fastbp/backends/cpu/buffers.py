@@ -50,6 +50,7 @@ class Buffers:
                 self.slabs[slab.name] = shared[slab.name].slabs[slab.name]
             else:
                 self.allocate(slab)
+        self.beginnings = {name: slab.ctypes.data for name, slab in self.slabs.items()}
         with np.errstate(over="ignore"):  # a setting beyond float32 acts as infinity
             for name, values in plan.values.items():
                 self.vector(name)[: len(values)] = values
@@ -87,8 +88,8 @@ class Buffers:
     def address(self, name: str) -> int:
         """Where a tensor begins in memory."""
         tensor = self.tensors[name]
-        slab = self.slabs[tensor.slab]
-        return int(slab.ctypes.data + tensor.offset * slab.itemsize)
+        begin, itemsize = self.beginnings[tensor.slab], self.slabs[tensor.slab].itemsize
+        return int(begin + tensor.offset * itemsize)
 
     def panels(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
         """The panels of a tensor: first column, and a view (rows, columns with their padding)."""

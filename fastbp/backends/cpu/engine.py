@@ -170,11 +170,10 @@ class Engine(RowsOfBatch):
                 self.arguments += [self.buffers.address(name), tensor.rows, tensor.padded_columns]
         self.arguments += step.sizes
         if KERNELS[step.kernel].product:
-            needed = self.panel_lines(step)
-            for lines in range(1, self.plan.geometry.panel_lines + 1):
-                is_needed = lines in needed
-                shape = tile_shape(lines)
-                self.arguments.append(bind_product(self.plan.dtype, shape) if is_needed else 0)
+            products = [0] * self.plan.geometry.panel_lines
+            for lines in self.panel_lines(step):
+                products[lines - 1] = bind_product(self.plan.dtype, tile_shape(lines))
+            self.arguments += products
         return start
 
     def panel_lines(self, step: Step) -> set[int]:

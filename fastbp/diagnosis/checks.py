@@ -1,8 +1,8 @@
 """What may be wrong, one function each: from what was seen to findings.
 
 A check sees what was found before it, so that a consequence is not reported beside its cause. The
-limits were chosen on 27 healthy networks, each before training, after one epoch and after 61, and
-on 27 with a trouble built in (docs/diagnosis.md).
+limits were chosen on 18 healthy networks, each before training, after one epoch and after sixty,
+and on 27 with a trouble built in (docs/diagnosis.md).
 """
 
 from __future__ import annotations

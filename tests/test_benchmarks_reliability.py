@@ -12,16 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.reliability import __main__ as command
-from benchmarks.reliability import (
-    bits,
-    faults,
-    float32,
-    gradients,
-    memory,
-    networks,
-    scaling,
-    shares,
-)
+from benchmarks.reliability import bits, faults, float32, gradients, memory, networks, scaling
 from benchmarks.reliability.subjects import SUBJECTS, Outcome, Request, look_at
 from fastbp.activations import Activation
 from fastbp.losses import Loss
@@ -43,11 +34,11 @@ def test_every_activation_meets_every_loss():
     assert not np.array_equal(networks.random_problem(7, 1).flat[:1], again.flat[:1])
 
 
-@pytest.mark.parametrize("dtype", shares.DTYPES)
+@pytest.mark.parametrize("dtype", gradients.DTYPES)
 def test_all_laws_are_compiled_ahead(dtype, monkeypatch):
     built = []
-    monkeypatch.setattr(shares, "build", lambda *arguments: built.append(arguments))
-    shares.compile_gradients(dtype)
+    monkeypatch.setattr(gradients, "build", lambda *arguments: built.append(arguments))
+    gradients.compile_gradients(dtype)
     networks_built, purposes, losses, _, dtypes, _ = map(list, zip(*built, strict=True))
     laws = {network.layers[0].activation.name for network in networks_built}
     assert laws == set(Activation.names())

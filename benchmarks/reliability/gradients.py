@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 
 from benchmarks.reliability.networks import Problem, nearest_kink, random_problem, scaled_error
-from benchmarks.reliability.shares import compile_ahead, in_shares
+from benchmarks.reliability.shares import in_shares, processes
 from benchmarks.reliability.subjects import Outcome, Request
 from fastbp.activations import Activation
+from fastbp.backends.choose import geometry
 from fastbp.losses import Loss
+from fastbp.network import mlp
+from fastbp.optimizers import SGD
+from fastbp.warmup import build
 
 __all__ = ["check", "errors_of"]
 
 CASES = 100_000
 SHARE = 500
 BOUND = 1e-12
+DTYPES = ("float64", "float32")  # float32 comes next (`float32.py`)
 ENTRIES = 2  # single parameters of a network that are moved alone
 NEAR = 1e-12  # of a kink: rounding may put a number on either side of it
 
@@ -80,6 +86,27 @@ def some_cases(first: int, last: int, seed: int) -> dict[str, Any]:
         "kinks": kinks,
         "parameters": parameters,
     }
+
+
+def compile_gradients(dtype: str) -> None:
+    """Compile what gradients of networks need, with every activation and every loss."""
+    activations, losses = (
+        [family.resolve(name) for name in family.names()] for family in (Activation, Loss)
+    )
+    for activation, loss in zip(activations, itertools.cycle(losses), strict=False):
+        for units, rows in ((5, geometry("cpu").lane_rows), (70, 2)):  # in lanes, and not
+            network = mlp(3, units, 2, activation=activation)
+            build(network, "gradient", loss, SGD(), dtype, rows)
+
+
+def compile_ahead(request: Request) -> None:
+    """Fill the cache of kernels, each worker with those of one precision.
+
+    Workers that begin with the cases would all compile the same.
+    """
+    if request.workers > 1 and request.scale >= 1.0:  # a few cases need few laws
+        with processes(request) as pool:
+            list(pool.map(compile_gradients, DTYPES))
 
 
 def merge(into: dict[str, float], found: dict[str, float]) -> None:

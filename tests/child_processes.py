@@ -11,7 +11,7 @@ import copy
 import faulthandler
 import multiprocessing
 import os
-import pickle
+import pickle  # as processes that send one another models do
 import signal
 import sys
 import threading

@@ -248,7 +248,7 @@ def test_questions_on_a_simulated_gpu():
 
 def test_the_small_kernels_compile():
     if importlib.util.find_spec("numba_cuda_mlir") is None:
-        pytest.skip("numba-cuda-mlir is not installed")
+        pytest.skip("numba-cuda-mlir is not installed: pip install '.[cuda-test]'")
     text = (
         "from benchmarks.gpu import kernels as k\n"
         "for entry in (k.empty(16), k.MULTIPLY_ADD, k.GRID_BARRIERS, k.BLOCK_BARRIERS):\n"

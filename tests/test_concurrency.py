@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import os
-import pickle
+import pickle  # as processes that send one another models do
 import signal
 import threading
 

@@ -192,7 +192,7 @@ def object_dump():
     found = [Path(place) / "cu13" / "bin" / "cuobjdump" for place in nvidia.__path__]
     path = next((str(place) for place in found if place.exists()), shutil.which("cuobjdump"))
     if path is None:
-        pytest.skip("without cuobjdump")
+        pytest.skip("cuobjdump is not installed: pip install '.[cuda-test]'")
     return path
 
 

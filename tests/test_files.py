@@ -228,6 +228,7 @@ def test_numpy_tables(tmp_path):
     np.save(flat, np.zeros((2, 2, 2)))
     with pytest.raises(ValueError, match="one or two dimensions"):
         read_table(flat)
+    # What reading would have to unpickle, which is refused.
     np.save(flat, np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="cannot be read as NumPy arrays"):
         read_table(flat)

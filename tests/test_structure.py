@@ -217,6 +217,7 @@ def test_no_pickle_no_eval_no_unsafe_fastmath(path):
     assert list(dangers(ast.parse(path.read_text(encoding="utf-8")))) == []
 
 
+# Text that the check has to find all of; none of it is run.
 DANGEROUS = """
 import pickle
 from marshal import loads

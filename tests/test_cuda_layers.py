@@ -34,9 +34,8 @@ def test_training_is_that_of_the_processor(epochs, clip_norm, dtype, name):
     """Masks included, which differ from epoch to epoch, with a smaller last batch."""
     X, y = problem(13)
     network = fb.Network(3, NETWORKS[name])
-    settings = {"optimizer": fb.Adam(0.01), "batch_size": 9, "clip_norm": clip_norm}
-    settings |= {"epochs": epochs}
-    both(network, X, y, dtype, validation=(X[:5], y[:5]), **settings)
+    settings = {"epochs": epochs, "batch_size": 9, "clip_norm": clip_norm}
+    both(network, X, y, dtype, optimizer=fb.Adam(0.01), validation=(X[:5], y[:5]), **settings)
 
 
 @networks

@@ -208,6 +208,7 @@ def test_a_jacobian_sends_its_inputs_once(gpu, monkeypatch):
 @pytest.mark.parametrize("where", ["cpu", "cuda"])
 def test_weights_that_are_subnormal_count_as_zero(where, dtype):
     epochs = 2 if where == "cpu" else 1
+    settings = {"device": where, "epochs": epochs, "batch_size": 3, "shuffle": False}
     tiny = np.finfo(dtype).smallest_normal
     X, y = data(6)
     found = []
@@ -215,18 +216,12 @@ def test_weights_that_are_subnormal_count_as_zero(where, dtype):
         model = fb.Model(NETWORK, dtype=dtype, seed=0)
         weights = np.concatenate([np.ones(3), small])
         # The second batch has weights of that kind alone.
-        result = fb.train(
-            model, X, y, sample_weight=weights, batch_size=3, epochs=epochs, shuffle=False,
-            device=where,
-        )  # fmt: skip
+        result = fb.train(model, X, y, sample_weight=weights, **settings)
         losses = (result.loss, model.loss(X, y, sample_weight=weights, device=where))
         found.append((model.parameters.tobytes(), *losses))
     assert found[0] == found[1]
     # A normal one counts.
     weights[3:] = 4 * tiny
     other = fb.Model(NETWORK, dtype=dtype, seed=0)
-    fb.train(
-        other, X, y, sample_weight=weights, batch_size=3, epochs=epochs, shuffle=False,
-        device=where,
-    )  # fmt: skip
+    fb.train(other, X, y, sample_weight=weights, **settings)
     assert other.parameters.tobytes() != found[0][0]

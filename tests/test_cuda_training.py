@@ -41,7 +41,7 @@ def test_what_resident_blocks_hold_does_not_matter(held, single_tiles, racing, m
     monkeypatch.setattr(racing, "function", lambda entry: entries.append(entry) or load(entry))
     X, y = problem(14)
     network = fb.mlp(3, 5, 4, 2, activation="tanh")
-    both(network, X, y, optimizer=fb.Adam(0.01), epochs=1, batch_size=7, l1=1e-3, clip_norm=0.3)
+    both(network, X, y, optimizer=fb.Adam(0.01), epochs=1, batch_size=9, l1=1e-3, clip_norm=0.3)
     found = [(entry.held, entry.single) for entry in entries if entry.resident]
     assert found == [(held, single_tiles > 0)]
 

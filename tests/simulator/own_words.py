@@ -12,7 +12,6 @@ from .tensor_cores import bfloat16_words, to_tf32
 
 __all__ = ["OwnWords"]
 
-SMALL = 2**31  # divisions of 31 bits take less
 INTEGERS = {np.float32: np.int32, np.float64: np.int64}
 
 
@@ -52,14 +51,16 @@ class OwnWords:
         return int(pointer.address)
 
     def quotient(self, a: int, b: int) -> int:
-        if 0 <= a < SMALL and 0 <= b < SMALL:
-            return int(a) // int(b)
-        raise ValueError(f"a division of 31 bits got {a} and {b}")
+        return self.division(a, b)[0]
 
     def remainder(self, a: int, b: int) -> int:
-        if 0 <= a < SMALL and 0 <= b < SMALL:
-            return int(a) % int(b)
-        raise ValueError(f"a division of 31 bits got {a} and {b}")
+        return self.division(a, b)[1]
+
+    def division(self, a: int, b: int) -> tuple[int, int]:
+        """Quotient and remainder of numbers that a division of 31 bits takes."""
+        if not (0 <= a < 2**31 and 0 <= b < 2**31):
+            raise ValueError(f"a division of 31 bits got {a} and {b}")
+        return divmod(int(a), int(b))
 
     def float_bits(self, x: Any) -> int:
         return int(x.view(INTEGERS[type(x)]))
